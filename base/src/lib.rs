@@ -1,0 +1,11 @@
+//! What every host-side crate of microagent shares: durable writes, file locks, digests, progress
+//! and the identity of processes. Nothing here knows of workspaces, images or machines.
+
+pub mod digest;
+pub mod durable;
+pub mod lock;
+pub mod process;
+pub mod progress;
+
+pub use digest::Digest;
+pub use progress::{Progress, Silent};
