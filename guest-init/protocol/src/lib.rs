@@ -1,1 +1,32 @@
-//! 
+//! The wire between the host and guest-init.
+//!
+//! Guest-init listens on one vsock port, [`CONTROL_PORT`]; the host connects, the guest never does. Each
+//! connection carries one [`Request`] as its first frame, and then the frames that belong to it:
+//!
+//! | request | host → guest | guest → host |
+//! |---|---|---|
+//! | [`Request::Configure`] | nothing more | [`Event`]s, and the output of setup and workload, until power-off |
+//! | [`Request::Exec`] | [`ExecInput`]s and standard input | output, then one [`ExecReply`] |
+//! | [`Request::Shutdown`] | nothing more | one [`ShutdownReply`] |
+//!
+//! `Configure` is accepted once in the life of a boot; all other requests wait for it. A peer that sends what
+//! is not in this table is disconnected. Frames are in [`frame`].
+
+mod config;
+mod exec;
+pub mod frame;
+mod session;
+
+pub use config::{Config, Directory, EnvVar, File, Mount, Process, Root, SetupStep};
+pub use exec::{Exec, ExecInput, ExecReply, Terminal};
+pub use session::{Event, Exit, Request, ShutdownReply};
+
+/// The version both sides must share. Sent with [`Config`]; guest-init refuses any other.
+pub const VERSION: u32 = 1;
+
+/// The vsock port on which guest-init listens.
+pub const CONTROL_PORT: u32 = 1024;
+
+/// What guest-init prints on the console, on a line of its own, once [`CONTROL_PORT`] listens. The host connects when it
+/// sees the line: readiness is an event, not a poll. A line that the guest forges costs the host one failed connection.
+pub const LISTENING_LINE: &str = "microagent: guest-init listening";

@@ -1,1 +1,29 @@
-//! 
+//! The supervisor protocol, version 1: how microagent drives a backend.
+//!
+//! A supervisor is an executable. It reads one JSON [`Request`] from standard input, until end of file, and writes one
+//! JSON [`Response`] to standard output; what it has to say to people goes to standard error. It exits with 0 if and only
+//! if the response says `ok`. It keeps nothing in memory between calls: all it knows is in the machine's directory.
+//!
+//! Machines are told apart by the workspace's UID, one directory each, and by the boot id of each start. Every verb may be
+//! called twice: the second call finds the work done and says so.
+
+mod client;
+mod error;
+mod machine;
+mod request;
+mod response;
+
+pub use client::{CallError, Supervisor};
+pub use error::{ErrorBody, ErrorCode};
+pub use machine::{Accelerator, ErrorText, Exit, GuestStatus, Machine, MachineState};
+pub use request::{
+    CapabilitiesRequest, CheckRequest, Disk, Halt, HaltRequest, Identity, Kernel, KernelFormat, MachineConfig, MachineRequest,
+    PrepareRequest, QemuMachine, QemuOptions, Request, StartRequest, Target, Verb,
+};
+pub use response::{Capabilities, Check, CheckStatus, Response};
+
+/// The version string of every request and response.
+pub const PROTOCOL: &str = "supervisor.microagent.dev/v1";
+
+/// The longest request or response, in bytes. Requests carry the guest's files in base64.
+pub const MAX_BYTES: usize = 32 * 1024 * 1024;

@@ -1,0 +1,119 @@
+//! What a machine is to become: pushed by the host once after boot, kept in the guest's memory only.
+
+use serde::{Deserialize, Serialize};
+
+/// Everything guest-init needs to know. Nothing of it is on a disk or on the kernel command line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Config {
+    /// [`crate::VERSION`] of the sender.
+    pub version: u32,
+    /// The host's name for this boot; comes back in no message, but is in `/run/microagent/boot-id` for people.
+    pub boot_id: String,
+    /// The guest's host name, at most 63 bytes.
+    pub hostname: String,
+    /// The host's clock, in nanoseconds since 1970-01-01 UTC, when the configuration was sent.
+    pub realtime_ns: u64,
+    /// How the root file system is made.
+    pub root: Root,
+    /// Further disks.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
+    /// Files written before setup, at every boot.
+    #[serde(default)]
+    pub files: Vec<File>,
+    /// Commands that run once in the life of the writable disk, in order, as root. Which ones have run is kept on that
+    /// disk, outside the root file system that the workload sees.
+    #[serde(default)]
+    pub setup: Vec<SetupStep>,
+    /// What the machine is for.
+    pub workload: Process,
+    /// How long the workload gets between SIGTERM and SIGKILL when the machine is shut down, in seconds.
+    pub grace_seconds: u32,
+}
+
+/// The root file system. Disks are counted from 0 in the order of the machine's configuration: `/dev/vda` is 0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Root {
+    /// The disk with the image's tree.
+    pub baseline: u32,
+    /// The writable disk that is laid over it. Without one the baseline itself is mounted writable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<u32>,
+}
+
+/// A disk mounted into the root file system; the directory is made when it is absent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Mount {
+    /// The disk, counted from 0.
+    pub disk: u32,
+    /// Absolute path in the guest.
+    pub path: String,
+    /// Mounted without the right to write.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// A file that the host places in the guest. Missing parents are made with mode 0755.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct File {
+    /// Absolute path in the guest. Symbolic links in it are resolved inside the guest's root.
+    pub path: String,
+    /// The content, in base64 on the wire.
+    #[serde(with = "crate::frame::base64_bytes")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub content: Vec<u8>,
+    /// Permission bits, such as 0o644.
+    pub mode: u32,
+    /// `user`, `user:group` or `:group`, by name or number as in chown(1). Root's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+}
+
+/// One command of the setup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SetupStep {
+    /// Given to `/bin/sh -c` of the image.
+    pub run: String,
+}
+
+/// A program to run in the guest's root file system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Process {
+    /// Program and arguments. The program is looked up in the `PATH` of `env` when it has no slash. Never empty.
+    pub argv: Vec<String>,
+    /// The whole environment. `HOME` and `PATH` get their usual values when absent.
+    #[serde(default)]
+    pub env: Vec<EnvVar>,
+    /// The working directory; made when absent. `/` when not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<Directory>,
+    /// `user[:group]` by name or number, looked up in the image's own `/etc/passwd` and `/etc/group`. Root when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+/// An absolute path in the guest.
+pub type Directory = String;
+
+/// One variable of an environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EnvVar {
+    /// The name: not empty, without `=` and NUL.
+    pub name: String,
+    /// The value: without NUL.
+    pub value: String,
+}

@@ -1,0 +1,170 @@
+//! The catalogue of errors.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Why a call failed, or why a machine ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ErrorBody {
+    /// The cause, from the catalogue.
+    pub code: ErrorCode,
+    /// What, where and why.
+    pub message: String,
+    /// Whether the same call may succeed later with nothing changed by a person.
+    pub retryable: bool,
+    /// What to do.
+    pub remediation: String,
+    /// Further facts for programs and for bug reports, such as the last lines of the VMM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<String>,
+}
+
+/// The causes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ErrorCode {
+    /// The request is not JSON of this protocol.
+    InvalidRequest,
+    /// The request is of another protocol version.
+    UnsupportedProtocol,
+    /// This supervisor does not have the verb.
+    UnsupportedVerb,
+    /// This backend cannot give what the configuration asks for.
+    UnsupportedConfig,
+    /// The VMM is not installed.
+    VmmNotFound,
+    /// The VMM is too old, or not the right one.
+    VmmUnsuitable,
+    /// The program that serves vsock is not installed.
+    VsockNotFound,
+    /// The asked-for accelerator does not work on this host.
+    AcceleratorUnavailable,
+    /// A file that the machine is made of is absent or cannot be read.
+    FileUnavailable,
+    /// The file system is full.
+    DiskFull,
+    /// Another start of the same machine runs.
+    MachineRunning,
+    /// Another call for the same machine is under way.
+    MachineBusy,
+    /// There is no such machine.
+    MachineNotFound,
+    /// The directory belongs to another UID.
+    IdentityMismatch,
+    /// The VMM ended before the guest was ready.
+    VmmFailed,
+    /// The guest did not answer in time.
+    GuestTimeout,
+    /// The guest's kernel panicked.
+    GuestPanic,
+    /// The guest answered what the protocol does not allow.
+    GuestProtocol,
+    /// The shim ended without a record; the machine was ended with it.
+    ShimLost,
+    /// The operating system refused something else.
+    Host,
+}
+
+impl ErrorCode {
+    /// Every cause, in the order of the catalogue.
+    pub const ALL: [Self; 20] = [
+        Self::InvalidRequest,
+        Self::UnsupportedProtocol,
+        Self::UnsupportedVerb,
+        Self::UnsupportedConfig,
+        Self::VmmNotFound,
+        Self::VmmUnsuitable,
+        Self::VsockNotFound,
+        Self::AcceleratorUnavailable,
+        Self::FileUnavailable,
+        Self::DiskFull,
+        Self::MachineRunning,
+        Self::MachineBusy,
+        Self::MachineNotFound,
+        Self::IdentityMismatch,
+        Self::VmmFailed,
+        Self::GuestTimeout,
+        Self::GuestPanic,
+        Self::GuestProtocol,
+        Self::ShimLost,
+        Self::Host,
+    ];
+
+    /// Whether the same call may succeed later with nothing changed by a person.
+    #[must_use]
+    pub fn retryable(self) -> bool {
+        matches!(
+            self,
+            Self::DiskFull
+                | Self::MachineBusy
+                | Self::VmmFailed
+                | Self::GuestTimeout
+                | Self::GuestPanic
+                | Self::ShimLost
+                | Self::Host
+        )
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn remediation(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "This is a fault of the caller: compare the request with the protocol's JSON Schema",
+            Self::UnsupportedProtocol => "Install a supervisor and a controller of the same release",
+            Self::UnsupportedVerb => "Ask `capabilities` which verbs this supervisor has",
+            Self::UnsupportedConfig => "Change the named setting, or choose another backend",
+            Self::VmmNotFound => "Install the VMM; `microagent doctor` names the package",
+            Self::VmmUnsuitable => "Install a newer VMM; `microagent doctor` names what was found",
+            Self::VsockNotFound => "Install vhost-device-vsock with `cargo install --locked vhost-device-vsock`",
+            Self::AcceleratorUnavailable => "Leave the accelerator to the supervisor, or make /dev/kvm usable for this user",
+            Self::FileUnavailable => "See that the file exists and that this user may read it",
+            Self::DiskFull => "Free space on the file system of the state directory",
+            Self::MachineRunning => "Halt the running machine first",
+            Self::MachineBusy => "Call again when the other call has ended",
+            Self::MachineNotFound => "Start the machine first",
+            Self::IdentityMismatch => "Give each machine a directory of its own",
+            Self::VmmFailed => "Read the end of the VMM's own words in the details, and the console log",
+            Self::GuestTimeout => "Read the console log; a busy host may need a longer boot timeout",
+            Self::GuestPanic => "Read the end of the console log",
+            Self::GuestProtocol => "Install a guest-init and a supervisor of the same release",
+            Self::ShimLost => "Nothing; the machine is started again when its workspace wants it",
+            Self::Host => "Read the message: it is the operating system's",
+        }
+    }
+}
+
+impl ErrorBody {
+    /// An error of this cause, with the remediation of the catalogue.
+    #[must_use]
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            retryable: code.retryable(),
+            remediation: code.remediation().to_owned(),
+            details: None,
+        }
+    }
+
+    /// The same error with further facts.
+    #[must_use]
+    pub fn with_details(self, details: impl Into<String>) -> Self {
+        Self { details: Some(details.into()), ..self }
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+impl fmt::Display for ErrorBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({})", self.code, self.message, self.remediation)
+    }
+}
+
+impl std::error::Error for ErrorBody {}
