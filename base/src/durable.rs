@@ -74,6 +74,10 @@ pub fn private_dir(path: &Path) -> Result<(), DurableError> {
 /// # Errors
 /// Those of the operating system; the old file is then untouched.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
+    put(path, bytes, true)
+}
+
+fn put(path: &Path, bytes: &[u8], flush: bool) -> Result<(), DurableError> {
     let dir = parent(path);
     let mut file = tempfile::Builder::new()
         .prefix(TEMPORARY_PREFIX)
@@ -81,9 +85,11 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
         .tempfile_in(dir)
         .map_err(io_error("create a temporary file in", dir))?;
     file.write_all(bytes).map_err(io_error("write", path))?;
-    file.as_file().sync_all().map_err(io_error("flush", path))?;
+    if flush {
+        file.as_file().sync_all().map_err(io_error("flush", path))?;
+    }
     file.persist(path).map_err(|e| io_error("replace", path)(e.error))?;
-    sync_dir(dir)
+    if flush { sync_dir(dir) } else { Ok(()) }
 }
 
 /// Writes `value` as indented JSON. See [`write`].
@@ -91,10 +97,23 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
 /// # Errors
 /// Those of [`write`], and a value that JSON cannot hold.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DurableError> {
-    let mut bytes = serde_json::to_vec_pretty(value)
-        .map_err(|source| DurableError::Encode { path: path.to_owned(), source })?;
+    put(path, &encode(path, value)?, true)
+}
+
+/// As [`write_json`], but nothing is flushed: for what can be computed again. Readers see the old content or the new; after a
+/// power cut the file may be empty.
+///
+/// # Errors
+/// As [`write_json`].
+pub fn replace_json(path: &Path, value: &impl Serialize) -> Result<(), DurableError> {
+    put(path, &encode(path, value)?, false)
+}
+
+fn encode(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, DurableError> {
+    let mut bytes =
+        serde_json::to_vec_pretty(value).map_err(|source| DurableError::Encode { path: path.to_owned(), source })?;
     bytes.push(b'\n');
-    write(path, &bytes)
+    Ok(bytes)
 }
 
 /// Reads a JSON file; `None` when there is none.

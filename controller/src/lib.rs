@@ -1,1 +1,27 @@
-//! 
+//! The reconciler: makes what is observed match what is desired, and keeps it so.
+//!
+//! ```text
+//! source ─► desired ─► plan (pure) ─► world (effects) ─► sink
+//!                        ▲               │
+//!                        └── observed ◄──┘
+//! ```
+
+pub mod desired;
+pub mod journal;
+pub mod key;
+pub mod memory;
+pub mod observed;
+pub mod paths;
+pub mod plan;
+pub mod queue;
+pub mod reconcile;
+pub mod record;
+pub mod run;
+pub mod sink;
+pub mod source;
+pub mod world;
+
+pub use key::Key;
+pub use paths::Paths;
+pub use record::{Problem, Record};
+pub use run::{ControllerError, Options, run, running};

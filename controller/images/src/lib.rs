@@ -1,1 +1,38 @@
-//! 
+//! OCI images on this host: pulled from a registry, an OCI layout or an archive, verified, kept in a
+//! content-addressed [`Store`], and turned into read-only root disks ([`Baseline`]).
+//!
+//! A registry, an archive and every byte in them are hostile until their digest is checked: bodies are bounded,
+//! sizes are those of the descriptors, names of files come from digests only, and credentials go to the registry
+//! they are for. Async at the network only; all else blocks, and takes a [`Progress`](microagent_base::Progress).
+//!
+//! Formats: [OCI image specification](https://github.com/opencontainers/image-spec/blob/v1.1.1/spec.md) and
+//! [OCI distribution specification](https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md).
+
+mod archive;
+mod baseline;
+mod credentials;
+mod error;
+mod fetch;
+mod image;
+mod import;
+mod index;
+mod ingest;
+mod layout;
+mod lock;
+mod meter;
+mod platform;
+mod pull;
+mod reference;
+mod registry;
+mod resolve;
+mod store;
+mod wire;
+
+pub use baseline::Baseline;
+pub use credentials::Credentials;
+pub use error::{Error, Result};
+pub use image::{Image, ImageConfig, LayerDescriptor};
+pub use platform::{Platform, host_platform};
+pub use pull::{PullOptions, PullPolicy};
+pub use reference::ImageReference;
+pub use store::{Removed, Store, StoredImage};

@@ -92,6 +92,33 @@ impl ErrorCode {
         Self::Host,
     ];
 
+    /// The name, as on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "InvalidRequest",
+            Self::UnsupportedProtocol => "UnsupportedProtocol",
+            Self::UnsupportedVerb => "UnsupportedVerb",
+            Self::UnsupportedConfig => "UnsupportedConfig",
+            Self::VmmNotFound => "VmmNotFound",
+            Self::VmmUnsuitable => "VmmUnsuitable",
+            Self::VsockNotFound => "VsockNotFound",
+            Self::AcceleratorUnavailable => "AcceleratorUnavailable",
+            Self::FileUnavailable => "FileUnavailable",
+            Self::DiskFull => "DiskFull",
+            Self::MachineRunning => "MachineRunning",
+            Self::MachineBusy => "MachineBusy",
+            Self::MachineNotFound => "MachineNotFound",
+            Self::IdentityMismatch => "IdentityMismatch",
+            Self::VmmFailed => "VmmFailed",
+            Self::GuestTimeout => "GuestTimeout",
+            Self::GuestPanic => "GuestPanic",
+            Self::GuestProtocol => "GuestProtocol",
+            Self::ShimLost => "ShimLost",
+            Self::Host => "Host",
+        }
+    }
+
     /// Whether the same call may succeed later with nothing changed by a person.
     #[must_use]
     pub fn retryable(self) -> bool {
@@ -157,7 +184,7 @@ impl ErrorBody {
 
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
+        f.write_str(self.as_str())
     }
 }
 

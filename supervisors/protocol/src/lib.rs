@@ -7,13 +7,17 @@
 //! Machines are told apart by the workspace's UID, one directory each, and by the boot id of each start. Every verb may be
 //! called twice: the second call finds the work done and says so.
 
+mod call_error;
 mod client;
 mod error;
 mod machine;
 mod request;
 mod response;
+mod schema;
+pub mod vsock;
 
-pub use client::{CallError, Supervisor};
+pub use call_error::CallError;
+pub use client::Supervisor;
 pub use error::{ErrorBody, ErrorCode};
 pub use machine::{Accelerator, ErrorText, Exit, GuestStatus, Machine, MachineState};
 pub use request::{
@@ -21,6 +25,7 @@ pub use request::{
     PrepareRequest, QemuMachine, QemuOptions, Request, StartRequest, Target, Verb,
 };
 pub use response::{Capabilities, Check, CheckStatus, Response};
+pub use schema::schema;
 
 /// The version string of every request and response.
 pub const PROTOCOL: &str = "supervisor.microagent.dev/v1";

@@ -1,1 +1,36 @@
-//! 
+//! What every supervisor of microagent shares.
+//!
+//! A supervisor's `main` gives its [`Backend`] to [`main`], which reads one request, carries it out on the machine's
+//! directory, and writes one response. `start` leaves behind a *shim*: the same executable as `<exe> shim <directory>`, in a
+//! session of its own. The shim is the parent of the VMM and of the program that serves vsock, so the kernel ends both when the
+//! shim ends, however it ends. It owns the machine's directory:
+//!
+//! | name | content |
+//! |---|---|
+//! | `machine.json` | the [`Record`]: replaced whole on each change, so a watcher of the directory sees a rename |
+//! | `console.log`, `console.log.1` | the serial console |
+//! | `workload.log`, `workload.log.1` | output of setup and workload, in the CRI log format |
+//! | `vmm.log`, `shim.log` | what the VMM, its helper and the shim said on standard error |
+//! | `vsock.sock` | the guest's vsock ports, by the `CONNECT <port>` handshake |
+//! | `control.sock` | how `halt` and `kill` reach the shim |
+//! | `shim.lock` | locked while the shim lives; holds its process id |
+
+mod answer;
+mod backend;
+mod bridge;
+mod config;
+mod console;
+mod control;
+mod dir;
+mod guest;
+mod life;
+mod log;
+mod record;
+mod run;
+mod verbs;
+mod vmm;
+
+pub use answer::main;
+pub use backend::{Backend, Launch, Program};
+pub use dir::{CONSOLE_LOG, MACHINE_RECORD, VSOCK_SOCKET, WORKLOAD_LOG};
+pub use record::Record;

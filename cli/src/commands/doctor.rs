@@ -1,0 +1,298 @@
+//! `microagent doctor`
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use microagent_kernel::KernelStore;
+use microagent_supervisor_protocol::{Capabilities, Check, CheckStatus, Supervisor, Verb};
+use rustix::fs::{Access, access, statvfs};
+use serde_json::json;
+
+use crate::{
+    context::Context,
+    failure::{FAILED, Result},
+    output::{self, Format, OutputArgs, human, table::Table},
+};
+
+/// How long a supervisor may look at the host: it may create a virtual machine to see whether that works.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// With less free space a first image, its root disk and a kernel do not fit.
+const SCARCE: u64 = 2 << 30;
+/// With less free space nothing can be written with confidence.
+const NONE_LEFT: u64 = 64 << 20;
+
+/// Check what this host has for running workspaces
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Ends with 1 when no machine can be started.")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
+    let context = context.clone();
+    let report = tokio::task::spawn_blocking(move || examine(&context)).await?;
+    let text = match output::structured(args.output.output, &json!({ "ok": report.able(), "checks": report.checks }))? {
+        Some(text) => text,
+        None if args.output.output == Format::Name => report.checks.iter().map(|c| format!("{}\n", c.name)).collect(),
+        None => report.text(),
+    };
+    output::print(&text)?;
+    Ok(if report.able() { 0 } else { FAILED })
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+struct Report {
+    checks: Vec<Check>,
+    backends: Vec<String>,
+}
+
+impl Report {
+    /// Whether a machine can be started.
+    fn able(&self) -> bool {
+        !self.backends.is_empty() && self.checks.iter().all(|c| c.status != CheckStatus::Failed)
+    }
+
+    fn text(&self) -> String {
+        let mut table = Table::new(&["CHECK", "STATUS", "FOUND"]);
+        for check in &self.checks {
+            table.row([check.name.as_str(), word(check.status), check.message.as_str()]);
+        }
+        let mut text = table.render("");
+        let helps: Vec<_> = self
+            .checks
+            .iter()
+            .filter(|c| c.status != CheckStatus::Ok)
+            .filter_map(|c| Some(format!("  {}: {}\n", c.name, human::lines(c.remediation.as_deref()?))))
+            .collect();
+        if !helps.is_empty() {
+            text.push_str(&format!("\nWhat to do:\n{}", helps.concat()));
+        }
+        text.push_str(&match (self.able(), self.backends.join(", ")) {
+            (true, backends) => format!("\nMachines can be started here, with {backends}.\n"),
+            (false, _) => "\nNo machine can be started here.\n".to_owned(),
+        });
+        text
+    }
+}
+
+fn word(status: CheckStatus) -> &'static str {
+    match status {
+        CheckStatus::Ok => "ok",
+        CheckStatus::Warning => "warning",
+        CheckStatus::Failed => "failed",
+    }
+}
+
+fn check(name: &str, status: CheckStatus, message: impl Into<String>, remediation: Option<&str>) -> Check {
+    Check { name: name.to_owned(), status, message: message.into(), remediation: remediation.map(str::to_owned) }
+}
+
+fn examine(context: &Context) -> Report {
+    let mut report = Report::default();
+    let paths = &context.paths;
+    report.checks.push(directory("StateDirectory", &paths.state));
+    report.checks.push(directory("CacheDirectory", &paths.cache));
+    report.checks.push(match context.controller() {
+        Some(0) => check("Controller", CheckStatus::Ok, "one is up", None),
+        Some(pid) => check("Controller", CheckStatus::Ok, format!("one is up (process {pid})"), None),
+        None => check("Controller", CheckStatus::Ok, "none is up; `microagent up` starts one", None),
+    });
+    report.checks.push(guest_init());
+    report.checks.push(kernel(&paths.kernels(), tool("apt-get")));
+    let backends: &[&str] = if cfg!(target_os = "macos") { &["AppleVf", "Qemu"] } else { &["Firecracker", "Qemu"] };
+    let looked: Vec<_> = backends.iter().map(|name| backend(name)).collect();
+    report.backends =
+        looked.iter().zip(backends).filter(|((_, able), _)| *able).map(|(_, name)| (*name).to_owned()).collect();
+    for (mut checks, able) in looked {
+        // Where another backend works, what this one lacks keeps no machine from starting.
+        if !able && !report.backends.is_empty() {
+            for check in checks.iter_mut().filter(|c| c.status == CheckStatus::Failed) {
+                check.status = CheckStatus::Warning;
+            }
+        }
+        report.checks.extend(checks);
+    }
+    report
+}
+
+/// Whether a directory, or what it will be made in, can be written to and has room.
+fn directory(name: &str, dir: &Path) -> Check {
+    let there = dir.ancestors().find(|d| d.is_dir()).unwrap_or(Path::new("/"));
+    if let Err(e) = access(there, Access::WRITE_OK | Access::EXEC_OK) {
+        let message = format!("{} cannot be written to: {e}", there.display());
+        return check(
+            name,
+            CheckStatus::Failed,
+            message,
+            Some("make it writable for this user, or name another directory"),
+        );
+    }
+    let free = match statvfs(there) {
+        Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
+        Err(e) => return check(name, CheckStatus::Warning, format!("{}: {e}", there.display()), None),
+    };
+    let message = format!("{}, {} free", dir.display(), human::bytes(free));
+    match free {
+        0..NONE_LEFT => check(name, CheckStatus::Failed, message, Some("free space on its file system")),
+        NONE_LEFT..SCARCE => {
+            check(name, CheckStatus::Warning, message, Some("free space on its file system; images are large"))
+        }
+        _ => check(name, CheckStatus::Ok, message, None),
+    }
+}
+
+/// Looks where the controller looks.
+fn guest_init() -> Check {
+    let named = env::var_os("MICROAGENT_GUEST_INIT").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let exe = env::current_exe().ok();
+    let dir = exe.as_deref().and_then(Path::parent).unwrap_or(Path::new("/"));
+    let beside = ["microagent-guest-init", "../libexec/microagent/microagent-guest-init"].map(|place| dir.join(place));
+    let places = named.map_or_else(|| beside.to_vec(), |path| vec![path]);
+    match places.iter().find(|path| path.is_file()) {
+        Some(path) => check("GuestInit", CheckStatus::Ok, path.display().to_string(), None),
+        None => {
+            let places: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
+            let message = format!("it is not at {}", places.join(" nor at "));
+            let help = "build it with guest-init/build.sh, or name it in MICROAGENT_GUEST_INIT";
+            check("GuestInit", CheckStatus::Failed, message, Some(help))
+        }
+    }
+}
+
+/// A kernel is installed, or can be.
+fn kernel(dir: &Path, packages: Option<PathBuf>) -> Check {
+    // A look must not make the store.
+    let installed = if dir.is_dir() { KernelStore::open(dir).and_then(|store| store.list()) } else { Ok(Vec::new()) };
+    match (installed, packages) {
+        (Ok(kernels), _) if !kernels.is_empty() => {
+            let versions: Vec<_> = kernels.iter().map(|k| k.version.as_str()).collect();
+            check("Kernel", CheckStatus::Ok, versions.join(", "), None)
+        }
+        (Ok(_), Some(tool)) => check(
+            "Kernel",
+            CheckStatus::Ok,
+            format!("none installed yet; {} gets one when needed", tool.display()),
+            None,
+        ),
+        (Ok(_), None) => check(
+            "Kernel",
+            CheckStatus::Failed,
+            "none is installed, and there is no package manager that is known",
+            Some("install one with `microagent kernel install /path/of/vmlinuz --modules /lib/modules/VERSION`"),
+        ),
+        (Err(e), _) => check("Kernel", CheckStatus::Failed, e.to_string(), None),
+    }
+}
+
+/// What a backend's supervisor says, and whether machines can be started with it.
+fn backend(name: &str) -> (Vec<Check>, bool) {
+    let supervisor = match Supervisor::find(name) {
+        Ok(supervisor) => supervisor,
+        Err(e) => return (vec![check(name, CheckStatus::Failed, e.to_string(), None)], false),
+    };
+    let capabilities = match supervisor.capabilities(DEADLINE) {
+        Ok(capabilities) => capabilities,
+        Err(e) => return (vec![check(name, CheckStatus::Failed, e.to_string(), None)], false),
+    };
+    let (mut checks, starts) = (vec![summary(name, &capabilities)], can_start(&capabilities));
+    match supervisor.check(None, DEADLINE) {
+        Ok(found) => checks.extend(found.into_iter().map(|c| Check { name: format!("{name}/{}", c.name), ..c })),
+        Err(e) => checks.push(check(&format!("{name}/Check"), CheckStatus::Failed, e.to_string(), None)),
+    }
+    let able = starts && checks.iter().all(|c| c.status != CheckStatus::Failed);
+    (checks, able)
+}
+
+fn can_start(capabilities: &Capabilities) -> bool {
+    capabilities.verbs.contains(&Verb::Start) && !capabilities.accelerators.is_empty()
+}
+
+fn summary(name: &str, capabilities: &Capabilities) -> Check {
+    let vmm = capabilities.vmm.as_deref().unwrap_or("no VMM found");
+    let accelerators: Vec<_> = capabilities.accelerators.iter().map(|a| format!("{a:?}").to_lowercase()).collect();
+    let with = if accelerators.is_empty() { String::new() } else { format!(", {}", accelerators.join(", ")) };
+    let why = capabilities.accelerator_reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
+    let status = if can_start(capabilities) { CheckStatus::Ok } else { CheckStatus::Failed };
+    check(name, status, format!("{vmm}{with}{why}"), None)
+}
+
+/// A program of `PATH`.
+fn tool(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use microagent_supervisor_protocol::Accelerator;
+
+    use super::*;
+
+    fn report(status: CheckStatus, backends: &[&str]) -> Report {
+        Report {
+            checks: vec![
+                check("StateDirectory", CheckStatus::Ok, "/s, 10.0 GiB free", None),
+                check("Qemu/Kvm", status, "no /dev/kvm", Some("load the module kvm_intel or kvm_amd")),
+            ],
+            backends: backends.iter().map(|&b| b.to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn the_table_tells_what_to_do() {
+        insta::assert_snapshot!(report(CheckStatus::Warning, &["Qemu"]).text(), @r"
+        CHECK            STATUS    FOUND
+        StateDirectory   ok        /s, 10.0 GiB free
+        Qemu/Kvm         warning   no /dev/kvm
+
+        What to do:
+          Qemu/Kvm: load the module kvm_intel or kvm_amd
+
+        Machines can be started here, with Qemu.
+        ");
+    }
+
+    #[test]
+    fn no_machine_starts_without_a_backend_or_with_a_failed_check() {
+        assert!(report(CheckStatus::Warning, &["Qemu"]).able());
+        assert!(!report(CheckStatus::Failed, &["Qemu"]).able());
+        assert!(!report(CheckStatus::Ok, &[]).able());
+    }
+
+    #[test]
+    fn a_supervisor_that_cannot_start_is_no_backend() {
+        let capabilities = |verbs: &[Verb], accelerators: &[Accelerator]| Capabilities {
+            backend: "Qemu".to_owned(),
+            version: "1".to_owned(),
+            vmm: Some("QEMU 7.2".to_owned()),
+            verbs: verbs.to_vec(),
+            accelerators: accelerators.to_vec(),
+            accelerator_reason: None,
+            kernel_format: None,
+            max_vcpus: 1,
+        };
+        assert!(can_start(&capabilities(&[Verb::Start], &[Accelerator::Tcg])));
+        assert!(!can_start(&capabilities(&[Verb::Start], &[])));
+        assert!(!can_start(&capabilities(&[Verb::Check], &[Accelerator::Tcg])));
+        assert_eq!(summary("Qemu", &capabilities(&[Verb::Start], &[Accelerator::Tcg])).message, "QEMU 7.2, tcg");
+    }
+
+    #[test]
+    fn a_kernel_is_there_or_can_be_had() {
+        let nowhere = Path::new("/nonexistent/kernels");
+        assert_eq!(kernel(nowhere, Some("/usr/bin/apt-get".into())).status, CheckStatus::Ok);
+        assert_eq!(kernel(nowhere, None).status, CheckStatus::Failed);
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_yet_counts_as_what_it_will_be_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = directory("StateDirectory", &dir.path().join("a/b"));
+        assert_ne!(found.status, CheckStatus::Failed, "{found:?}");
+    }
+}

@@ -1,0 +1,239 @@
+//! `microagent get`
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use microagent_controller::Key;
+use microagent_crds::{ConditionType, Workspace};
+use serde_json::{Value, json};
+
+use crate::{
+    context::Context,
+    failure::Result,
+    objects::{self, Object},
+    output::{self, Format, OutputArgs, human, table::Table},
+    watch::Watch,
+};
+
+/// Show workspaces
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only these; `workspaces` or `ws` before them is allowed, as kubectl has it
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Of all namespaces
+    #[arg(short = 'A', long)]
+    all_namespaces: bool,
+    /// Go on with what changes from now on
+    #[arg(short, long)]
+    watch: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8> {
+    let names = match args.names.split_first() {
+        Some((kind, names)) if matches!(kind.as_str(), "workspaces" | "workspace" | "ws") => names,
+        _ => &args.names[..],
+    };
+    let keys = names.iter().map(|name| context.key(name)).collect::<Result<Vec<_>>>()?;
+    let format = args.output.output;
+    let mut view = View { format, namespaces: args.all_namespaces, table: None };
+    let mut watch = Watch::new();
+    let first = look(context, args, &keys)?;
+    if !args.watch {
+        for key in &keys {
+            objects::need(&context.paths, key)?;
+        }
+        output::print(&view.all(&first, !keys.is_empty())?)?;
+        if first.is_empty() && matches!(format, Format::Table | Format::Wide) {
+            let place =
+                if args.all_namespaces { String::new() } else { format!(" in namespace {}", context.namespace) };
+            output::note(&format!("No workspaces found{place}."));
+        }
+        warn_of_files(context)?;
+        return Ok(0);
+    }
+    let mut shown: BTreeMap<Key, Workspace> = BTreeMap::new();
+    let mut objects = first;
+    loop {
+        for object in &objects {
+            watch.dir(&context.paths.status().join(&object.key.namespace));
+            if shown.get(&object.key) != Some(&object.workspace) {
+                output::print(&view.one(object)?)?;
+                shown.insert(object.key.clone(), object.workspace.clone());
+            }
+        }
+        shown.retain(|key, _| objects.iter().any(|o| o.key == *key));
+        watch.dir(&context.paths.status());
+        watch.dir(&context.paths.status().join(&context.namespace));
+        watch.dir(&context.paths.manifests());
+        watch.changed().await;
+        objects = look(context, args, &keys)?;
+    }
+}
+
+fn look(context: &Context, args: &Args, keys: &[Key]) -> Result<Vec<Object>> {
+    if keys.is_empty() {
+        return objects::list(&context.paths, (!args.all_namespaces).then_some(context.namespace.as_str()));
+    }
+    let found = keys.iter().map(|key| objects::find(&context.paths, key)).collect::<Result<Vec<_>>>()?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Files that declare nothing must not go unseen.
+fn warn_of_files(context: &Context) -> Result<()> {
+    for name in objects::names(&context.paths.file_problems())? {
+        let text = std::fs::read_to_string(context.paths.file_problems().join(&name)).unwrap_or_default();
+        let value: Value = serde_json::from_str(&text).unwrap_or_default();
+        let part = |field: &str| value.get(field).and_then(Value::as_str).map(human::lines);
+        let file = part("file").unwrap_or(name);
+        output::warn(&format!("{file}: {}", part("message").unwrap_or_else(|| "it declares no workspace".to_owned())));
+    }
+    Ok(())
+}
+
+/// How objects are shown.
+struct View {
+    format: Format,
+    namespaces: bool,
+    /// The rows so far, so that later ones are aligned with them.
+    table: Option<Table>,
+}
+
+impl View {
+    /// Objects as one text; `named` when they were asked for by name.
+    fn all(&mut self, objects: &[Object], named: bool) -> Result<String> {
+        let value = match objects {
+            [one] if named => serde_json::to_value(&one.workspace)?,
+            many => {
+                let items = many.iter().map(|o| serde_json::to_value(&o.workspace)).collect::<Result<Vec<_>, _>>()?;
+                json!({ "apiVersion": "v1", "kind": "List", "items": items })
+            }
+        };
+        if let Some(text) = output::structured(self.format, &value)? {
+            return Ok(text);
+        }
+        objects.iter().map(|object| self.one(object)).collect()
+    }
+
+    /// One object: rows after the first come without a header.
+    fn one(&mut self, object: &Object) -> Result<String> {
+        Ok(match self.format {
+            Format::Name => format!("workspace/{}\n", object.key.name),
+            Format::Json => serde_json::to_string(&object.workspace)? + "\n",
+            Format::Yaml => {
+                format!("---\n{}", microagent_crds::yaml::to_string(&serde_json::to_value(&object.workspace)?)?)
+            }
+            Format::Table | Format::Wide => {
+                let wide = self.format == Format::Wide;
+                let cells = row(object, self.namespaces, wide, Timestamp::now());
+                match &mut self.table {
+                    Some(table) => {
+                        table.row(cells);
+                        table.render_last()
+                    }
+                    None => {
+                        let table = self.table.insert(Table::new(&header(self.namespaces, wide)));
+                        table.row(cells);
+                        table.render("")
+                    }
+                }
+            }
+        })
+    }
+}
+
+fn header(namespaces: bool, wide: bool) -> Vec<&'static str> {
+    let mut header = vec!["NAMESPACE", "NAME", "READY", "PHASE", "RESTARTS", "BACKEND", "AGE"];
+    if wide {
+        header.extend(["IMAGE", "KERNEL", "REASON", "MESSAGE"]);
+    }
+    header.split_off(usize::from(!namespaces))
+}
+
+fn row(object: &Object, namespaces: bool, wide: bool, now: Timestamp) -> Vec<String> {
+    let status = object.status();
+    let ready = object.condition(ConditionType::Ready);
+    let spec = &object.workspace.spec;
+    let mut cells = vec![
+        object.key.namespace.clone(),
+        object.key.name.clone(),
+        ready.map_or("Unknown", |c| c.status.as_str()).to_owned(),
+        status.phase.map_or("Pending", |p| p.as_str()).to_owned(),
+        status.restarts.as_ref().map_or(0, |r| r.count).to_string(),
+        status.backend.map(|b| format!("{b:?}")).unwrap_or_default(),
+        object.created().map(|t| human::age(t, now)).unwrap_or_default(),
+    ];
+    if wide {
+        let telling = object.stalled().or(ready);
+        cells.extend([
+            spec.image.clone(),
+            status.kernel.as_ref().map(|k| k.version.clone()).unwrap_or_default(),
+            telling.map(|c| c.reason.to_string()).unwrap_or_default(),
+            telling.map(|c| c.message.clone()).unwrap_or_default(),
+        ]);
+    }
+    cells.split_off(usize::from(!namespaces))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn object(name: &str, status: Value) -> Object {
+        let workspace = serde_json::from_value(json!({
+            "apiVersion": "microagent.dev/v1alpha1", "kind": "Workspace",
+            "metadata": {"name": name, "namespace": "default", "generation": 1, "uid": "u-1",
+                "creationTimestamp": "2026-11-22T10:00:00Z"},
+            "spec": {"image": "alpine:3.22"},
+            "status": status,
+        }));
+        Object { key: Key::new("default", name), workspace: workspace.unwrap() }
+    }
+
+    fn running() -> Object {
+        object(
+            "hello",
+            json!({
+                "phase": "Running", "backend": "Qemu", "restarts": {"count": 2}, "kernel": {"version": "6.1.0-1", "digest": "sha256:x"},
+                "conditions": [{"type": "Ready", "status": "True", "reason": "Settled", "message": "it runs",
+                    "observedGeneration": 1, "lastTransitionTime": "2026-11-22T10:00:05Z"}],
+            }),
+        )
+    }
+
+    fn render(namespaces: bool, wide: bool) -> String {
+        let now = "2026-11-22T10:05:30Z".parse().unwrap();
+        let mut table = Table::new(&header(namespaces, wide));
+        table.row(row(&running(), namespaces, wide, now));
+        table.row(row(&object("new", json!({})), namespaces, wide, now));
+        table.render("")
+    }
+
+    #[test]
+    fn the_table_is_short_and_the_wide_one_tells_why() {
+        insta::assert_snapshot!(render(false, false), @r"
+        NAME    READY     PHASE     RESTARTS   BACKEND   AGE
+        hello   True      Running   2          Qemu      5m30s
+        new     Unknown   Pending   0          <none>    5m30s
+        ");
+        insta::assert_snapshot!(render(true, true), @r"
+        NAMESPACE   NAME    READY     PHASE     RESTARTS   BACKEND   AGE     IMAGE         KERNEL    REASON    MESSAGE
+        default     hello   True      Running   2          Qemu      5m30s   alpine:3.22   6.1.0-1   Settled   it runs
+        default     new     Unknown   Pending   0          <none>    5m30s   alpine:3.22   <none>    <none>    <none>
+        ");
+    }
+
+    #[test]
+    fn programs_get_a_list_unless_they_name_one() {
+        let mut view = View { format: Format::Json, namespaces: false, table: None };
+        let list: Value = serde_json::from_str(&view.all(&[running()], false).unwrap()).unwrap();
+        assert_eq!(list["kind"], "List");
+        assert_eq!(list["items"][0]["metadata"]["name"], "hello");
+        let one: Value = serde_json::from_str(&view.all(&[running()], true).unwrap()).unwrap();
+        assert_eq!(one["kind"], "Workspace");
+        let mut view = View { format: Format::Name, ..view };
+        assert_eq!(view.all(&[running()], false).unwrap(), "workspace/hello\n");
+    }
+}

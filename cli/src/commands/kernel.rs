@@ -1,0 +1,230 @@
+//! `microagent kernel`
+
+use std::{path::PathBuf, sync::Arc};
+
+use jiff::Timestamp;
+use microagent_base::Progress;
+use microagent_kernel::{Kernel, KernelSource, KernelStore, Need, Verification};
+use serde_json::{Value, json};
+
+use super::{Interrupt, signal_code};
+use crate::{
+    context::Context,
+    failure::{FAILED, Failure, Result},
+    output::{self, Format, OutputArgs, human, progress::Bars, table::Table},
+};
+
+/// The kernels on this host
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Show the kernels that are installed
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Install a kernel: the distribution's signed package, or a file
+    Install {
+        /// default, package, package:NAME, or the path of a kernel
+        #[arg(default_value = "default")]
+        source: String,
+        /// This version, or one that starts so
+        #[arg(long)]
+        version: Option<String>,
+        /// The directory of the modules of a kernel that is named by its path
+        #[arg(long, value_name = "DIR")]
+        modules: Option<PathBuf>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Check that installed kernels are whole and have the drivers that guests need
+    Verify {
+        /// The kernels, by version or id [default: all]
+        #[arg(value_name = "KERNEL")]
+        kernels: Vec<String>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Remove installed kernels
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// The kernels, by version or id
+        #[arg(required = true, value_name = "KERNEL")]
+        kernels: Vec<String>,
+    },
+}
+
+pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
+    let store = KernelStore::open(&context.paths.kernels())?;
+    match args.verb {
+        Verb::List { output } => list(&store, output.output),
+        Verb::Install { source, version, modules, output } => {
+            install(store, parse(&source, modules)?, version, output.output).await
+        }
+        Verb::Verify { kernels, output } => verify(&store, &kernels, output.output),
+        Verb::Remove { kernels } => {
+            for kernel in chosen(&store, &kernels)? {
+                store.remove(kernel.id)?;
+                output::line(&format!("removed {}", kernel.version))?;
+            }
+            Ok(0)
+        }
+    }
+}
+
+/// `default`, `package[:NAME]` or a path.
+fn parse(source: &str, modules: Option<PathBuf>) -> Result<KernelSource> {
+    let parsed = match source {
+        "default" => KernelSource::Default,
+        "package" => KernelSource::Package { name: None, version: None },
+        _ => match source.strip_prefix("package:") {
+            Some(name) => KernelSource::Package { name: Some(name.to_owned()), version: None },
+            None => {
+                let modules = modules.map(std::path::absolute).transpose()?;
+                return Ok(KernelSource::Path { kernel: std::path::absolute(source)?, modules });
+            }
+        },
+    };
+    match modules {
+        Some(_) => Err(Failure::usage("--modules goes with the path of a kernel")),
+        None => Ok(parsed),
+    }
+}
+
+async fn install(store: KernelStore, source: KernelSource, version: Option<String>, format: Format) -> Result<u8> {
+    let bars = Arc::new(Bars::new());
+    let mut interrupt = Interrupt::listen()?;
+    let progress = Arc::clone(&bars);
+    let mut work = tokio::task::spawn_blocking(move || {
+        let progress: &dyn Progress = &*progress;
+        store.install(&source, version.as_deref(), progress)
+    });
+    let installed = tokio::select! {
+        installed = &mut work => installed?,
+        number = interrupt.next() => {
+            bars.cancel();
+            let _ = work.await;
+            bars.clear();
+            return Ok(signal_code(number));
+        }
+    };
+    bars.clear();
+    let kernel = installed.map_err(|e| Failure::new(format!("{}: {e}", e.category())))?;
+    match output::structured(format, &value(&kernel))? {
+        Some(text) => output::print(&text)?,
+        None => output::line(&format!("{} {}", kernel.version, kernel.id))?,
+    }
+    Ok(0)
+}
+
+fn list(store: &KernelStore, format: Format) -> Result<u8> {
+    let kernels = store.list()?;
+    let values: Vec<_> = kernels.iter().map(value).collect();
+    let text = match output::structured(format, &values)? {
+        Some(text) => text,
+        None if format == Format::Name => kernels.iter().map(|k| format!("{}\n", k.version)).collect(),
+        None => table(&kernels, Timestamp::now()),
+    };
+    output::print(&text)?;
+    Ok(0)
+}
+
+fn table(kernels: &[Kernel], now: Timestamp) -> String {
+    let mut table = Table::new(&["VERSION", "ID", "ARCH", "SOURCE", "PACKAGE", "SIZE", "AGE"]);
+    for kernel in kernels {
+        table.row([
+            kernel.version.clone(),
+            kernel.id.short(),
+            kernel.arch.to_string(),
+            kernel.source.clone(),
+            kernel.package.clone().unwrap_or_default(),
+            human::bytes(kernel.size),
+            human::age(kernel.installed_at, now),
+        ]);
+    }
+    table.render("")
+}
+
+fn value(kernel: &Kernel) -> Value {
+    json!({
+        "id": kernel.id,
+        "version": kernel.version,
+        "arch": kernel.arch.to_string(),
+        "source": kernel.source,
+        "package": kernel.package,
+        "packages": kernel.packages,
+        "image": kernel.image,
+        "vmlinux": kernel.vmlinux,
+        "pvh": kernel.pvh,
+        "modules": kernel.modules.iter().map(|m| json!({ "name": m.name, "builtin": m.builtin })).collect::<Vec<_>>(),
+        "installedAt": kernel.installed_at,
+        "size": kernel.size,
+    })
+}
+
+/// The kernels that are meant: by version, by id or its beginning; all when none is named.
+fn chosen(store: &KernelStore, wanted: &[String]) -> Result<Vec<Kernel>> {
+    let kernels = store.list()?;
+    for name in wanted {
+        if !kernels.iter().any(|k| is(k, name)) {
+            return Err(Failure::new(format!("kernel {name} is not installed"))
+                .help("list the installed ones with `microagent kernel list`"));
+        }
+    }
+    Ok(kernels.into_iter().filter(|k| wanted.is_empty() || wanted.iter().any(|name| is(k, name))).collect())
+}
+
+fn is(kernel: &Kernel, name: &str) -> bool {
+    let hex = name.strip_prefix("sha256:").unwrap_or(name);
+    kernel.version == name || hex.len() >= 6 && kernel.id.hex().starts_with(hex)
+}
+
+fn verify(store: &KernelStore, wanted: &[String], format: Format) -> Result<u8> {
+    let kernels = chosen(store, wanted)?;
+    if kernels.is_empty() {
+        return Err(Failure::new("no kernel is installed").help("install one with `microagent kernel install`"));
+    }
+    let mut table = Table::new(&["VERSION", "ID", "RESULT", "WHY"]);
+    let (mut values, mut good) = (Vec::new(), true);
+    for kernel in &kernels {
+        let wrong = faults(&store.verify(kernel)?);
+        good &= wrong.is_empty();
+        let result = if wrong.is_empty() { "ok" } else { "failed" };
+        let why =
+            if wrong.is_empty() { "whole, with every driver that guests need".to_owned() } else { wrong.join("; ") };
+        table.row([kernel.version.clone(), kernel.id.short(), result.to_owned(), why]);
+        values.push(json!({ "version": kernel.version, "id": kernel.id, "ok": wrong.is_empty(), "faults": wrong }));
+    }
+    match output::structured(format, &values)? {
+        Some(text) => output::print(&text)?,
+        None => output::print(&table.render(""))?,
+    }
+    Ok(if good { 0 } else { FAILED })
+}
+
+fn faults(found: &Verification) -> Vec<String> {
+    let mut faults: Vec<_> = found.corrupted.iter().map(|c| format!("{}: {}", c.path.display(), c.reason)).collect();
+    faults.extend(found.missing(Need::REQUIRED));
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_a_word_or_a_path() {
+        assert_eq!(parse("default", None).unwrap(), KernelSource::Default);
+        let named = KernelSource::Package { name: Some("linux-image-x".to_owned()), version: None };
+        assert_eq!(parse("package:linux-image-x", None).unwrap(), named);
+        let path = KernelSource::Path { kernel: "/boot/vmlinuz".into(), modules: Some("/m".into()) };
+        assert_eq!(parse("/boot/vmlinuz", Some("/m".into())).unwrap(), path);
+        assert!(parse("package", Some("/m".into())).is_err());
+    }
+}

@@ -1,0 +1,136 @@
+//! `microagent logs`
+
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+};
+
+use microagent_crds::Phase;
+
+use crate::{
+    context::Context,
+    failure::Result,
+    log::{
+        cri::{self, Stream},
+        tail::Tail,
+    },
+    objects::{self, Object},
+    output,
+};
+
+/// Show what a workspace's setup and workload wrote
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "What went to standard output goes to standard output, what went to standard error to standard error."
+)]
+pub(crate) struct Args {
+    /// The workspace
+    name: String,
+    /// Go on with what is written from now on, until the workload has ended for good
+    #[arg(short, long)]
+    follow: bool,
+    /// Only the last lines of what is there
+    #[arg(long, value_name = "N")]
+    tail: Option<usize>,
+    /// The machine's serial console instead: its kernel and guest-init
+    #[arg(long)]
+    console: bool,
+    /// Show when each line was written
+    #[arg(long, conflicts_with = "console")]
+    timestamps: bool,
+    /// Leave out what setup commands wrote
+    #[arg(long, conflicts_with = "console")]
+    no_setup: bool,
+}
+
+pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8> {
+    let key = context.key(&args.name)?;
+    let mut object = objects::need(&context.paths, &key)?;
+    let mut watch = objects::watch(&context.paths, &key);
+    while args.follow && object.uid().is_none() {
+        watch.changed().await;
+        object = objects::need(&context.paths, &key)?;
+    }
+    let uid = object.machine_uid()?.to_owned();
+    let machine = context.paths.machine(&uid);
+    let path = if args.console { machine.console_log() } else { machine.workload_log() };
+    watch.dir(&machine.supervisor());
+    let mut tail = Tail::new(&path);
+    let mut printer = Printer { args, line_begins: true };
+
+    let mut first: VecDeque<Vec<u8>> = VecDeque::new();
+    let keep = args.tail.unwrap_or(usize::MAX);
+    if keep < usize::MAX {
+        tail.lines(|line| {
+            first.push_back(line.to_vec());
+            if first.len() > keep {
+                first.pop_front();
+            }
+            Ok(())
+        })?;
+        for line in first {
+            printer.print(&line)?;
+        }
+    }
+    loop {
+        let over = object_is_over(context, &object, &uid)?;
+        tail.lines(|line| printer.print(line))?;
+        if !args.follow || over {
+            tail.rest(|line| printer.print(line))?;
+            break;
+        }
+        watch.changed().await;
+        match objects::get(&context.paths, &key)? {
+            Some(now) => object = now,
+            None => break,
+        }
+    }
+    if path.symlink_metadata().is_err() {
+        output::note(&format!("workspace {} has written nothing yet", key.name));
+    }
+    Ok(0)
+}
+
+/// Whether nothing more will be written. Asked before the log is read: all of a workload's output is in the log before its
+/// end is published.
+fn object_is_over(context: &Context, object: &Object, uid: &str) -> Result<bool> {
+    let now = objects::get(&context.paths, &object.key)?;
+    Ok(now.is_none_or(|now| {
+        let phase = now.status().phase;
+        now.uid() != Some(uid) || matches!(phase, Some(Phase::Succeeded | Phase::Failed | Phase::Halted))
+    }))
+}
+
+struct Printer<'a> {
+    args: &'a Args,
+    line_begins: bool,
+}
+
+impl Printer<'_> {
+    fn print(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.args.console {
+            return write(Stream::Stdout, &[line, b"\n"]);
+        }
+        let Some(record) = cri::parse(line) else { return write(Stream::Stdout, &[line, b"\n"]) };
+        if record.setup && self.args.no_setup {
+            return Ok(());
+        }
+        let time = format!("{} ", record.time);
+        let time = if self.args.timestamps && self.line_begins { time.as_bytes() } else { b"" };
+        self.line_begins = record.full;
+        write(record.stream, &[time, record.text, if record.full { b"\n" } else { b"" }])
+    }
+}
+
+/// Writes to our own output of the same name, at once.
+pub(crate) fn write(stream: Stream, parts: &[&[u8]]) -> io::Result<()> {
+    let bytes = parts.concat();
+    match stream {
+        Stream::Stdout => {
+            let mut out = io::stdout().lock();
+            out.write_all(&bytes)?;
+            out.flush()
+        }
+        Stream::Stderr => io::stderr().lock().write_all(&bytes),
+    }
+}

@@ -1,0 +1,421 @@
+//! `microagent run`
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use microagent_controller::Key;
+use microagent_crds::{Phase, Workspace};
+use serde_json::{Value, json};
+
+use super::{Interrupt, delete, exec::environment, logs, signal_code};
+use crate::{
+    context::Context,
+    driver::Driver,
+    failure::{Failure, Result},
+    log::{
+        cri::{self, Stream},
+        tail::Tail,
+    },
+    manifests, names,
+    objects::{self, Object},
+    output,
+    stages::{self, Stages},
+};
+
+/// Run a command once in a machine of its own, and end with its exit code
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Ctrl-C ends the command and deletes its machine. When no controller is up on the state directory, the \
+                        same loop runs in this process until the command has ended."
+)]
+pub(crate) struct Args {
+    /// The image: registry/name:tag, name@sha256:…, oci-layout:DIR[:tag] or oci-archive:FILE
+    image: String,
+    /// The command and its arguments, in place of the image's own
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+    /// The name [default: one that is made up]
+    #[arg(long)]
+    name: Option<String>,
+    /// NAME=VALUE, or NAME to take our own value
+    #[arg(short, long, value_name = "ENV")]
+    env: Vec<String>,
+    /// The working directory in the guest
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// user[:group], by name or number
+    #[arg(short, long, value_name = "USER")]
+    user: Option<String>,
+    /// The program, in place of the image's own entrypoint
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<String>,
+    /// Run this by /bin/sh before the command; may be given several times
+    #[arg(long, value_name = "COMMAND")]
+    setup: Vec<String>,
+    /// How many CPUs
+    #[arg(long, value_name = "N")]
+    cpus: Option<String>,
+    /// How much memory, such as 512Mi
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// How much writable disk space, such as 2Gi
+    #[arg(long, value_name = "SIZE")]
+    disk: Option<String>,
+    /// The kernel: default, package, or the path of one
+    #[arg(long, value_name = "KERNEL")]
+    kernel: Option<String>,
+    /// When the registry is asked for the image
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pull: Option<Pull>,
+    /// Keep the workspace, with its disks and logs, when the command has ended
+    #[arg(long)]
+    keep: bool,
+    /// Print the name and leave the rest to the controller that is up
+    #[arg(short, long)]
+    detach: bool,
+}
+
+/// Docker's words for the pull policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Pull {
+    Always,
+    Missing,
+    Never,
+}
+
+impl Pull {
+    fn policy(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::Missing => "IfNotPresent",
+            Self::Never => "Never",
+        }
+    }
+}
+
+pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
+    let key = context.key(&args.name.clone().unwrap_or_else(names::generate))?;
+    let workspace = workspace(&key, &args)?;
+    if objects::find(&context.paths, &key)?.is_some() {
+        return Err(Failure::new(format!("there is a workspace {key} already"))
+            .help(format!("choose another --name, or delete it with `microagent delete {}`", key.name)));
+    }
+    if args.detach && context.controller().is_none() {
+        return Err(Failure::new("nobody would run it: no controller is up on this state directory")
+            .help("start one with `microagent up`, or leave out --detach"));
+    }
+    context.paths.create()?;
+    let mut interrupt = Interrupt::listen()?;
+    manifests::write(&context.paths, &key, &workspace)?;
+    if args.detach {
+        output::line(&key.name)?;
+        return Ok(0);
+    }
+    let mut driver = Driver::start(&context.paths);
+    let mut uid = None;
+    let result = tokio::select! {
+        ended = follow(context, &key, &mut uid) => ended,
+        failure = driver.failed() => Err(failure),
+        number = interrupt.next() => Ok(signal_code(number)),
+    };
+    let kept = if args.keep {
+        output::note(&format!("kept as workspace/{0}; delete it with `microagent delete {0}`", key.name));
+        Ok(())
+    } else {
+        clean_up(context, &key, uid.as_deref(), &mut driver, &mut interrupt).await
+    };
+    driver.stop().await;
+    // Why the command failed matters more than that something of it is left.
+    match (result, kept) {
+        (Ok(code), Ok(())) => Ok(code),
+        (Ok(_), Err(failure)) => Err(failure),
+        (Err(failure), _) => Err(failure),
+    }
+}
+
+/// Takes the workspace back and waits until nothing of it is left. A second Ctrl-C does not wait.
+async fn clean_up(
+    context: &Context,
+    key: &Key,
+    uid: Option<&str>,
+    driver: &mut Driver,
+    interrupt: &mut Interrupt,
+) -> Result<()> {
+    manifests::remove(&context.paths, key)?;
+    let left = |why: &str| {
+        Failure::new(format!("workspace {key} is not deleted yet: {why}"))
+            .help("a controller deletes the rest: `microagent up`, or the next `microagent run`")
+    };
+    tokio::select! {
+        gone = delete::gone(context, key, uid) => gone,
+        failure = driver.failed() => Err(left(&failure.to_string())),
+        number = interrupt.next() => Err(left("interrupted").code(signal_code(number))),
+    }
+}
+
+/// Shows the way up and the workload's output, and gives its exit code.
+async fn follow(context: &Context, key: &Key, uid: &mut Option<String>) -> Result<u8> {
+    let mut watch = objects::watch(&context.paths, key);
+    let mut stages = Stages::new();
+    let mut log: Option<Tail> = None;
+    loop {
+        match objects::get(&context.paths, key)? {
+            Some(object) => {
+                stages.show(&object);
+                if let (None, Some(made)) = (&log, object.uid()) {
+                    let machine = context.paths.machine(made);
+                    watch.dir(&machine.supervisor());
+                    log = Some(Tail::new(machine.workload_log()));
+                    *uid = Some(made.to_owned());
+                }
+                // What was published is older than what is in the log now: no output of an ended workload is missed.
+                let end = end(&object);
+                if let Some(log) = &mut log {
+                    log.lines(|line| stages.suspend(|| copy(line)))?;
+                    if end.is_some() {
+                        log.rest(copy)?;
+                    }
+                }
+                if let Some(end) = end {
+                    stages.clear();
+                    return end;
+                }
+            }
+            None if uid.is_some() => {
+                return Err(Failure::new(format!("workspace {key} was deleted while its command ran")));
+            }
+            None => {}
+        }
+        watch.changed().await;
+    }
+}
+
+/// Copies one record: the workload's output to ours, what setup says to standard error.
+fn copy(line: &[u8]) -> std::io::Result<()> {
+    let Some(record) = cri::parse(line) else { return Ok(()) };
+    let stream = if record.setup { Stream::Stderr } else { record.stream };
+    logs::write(stream, &[record.text, if record.full { b"\n" } else { b"" }])
+}
+
+/// How the command ended, once it has, or why it never will.
+fn end(object: &Object) -> Option<Result<u8>> {
+    let status = object.status();
+    let finished = matches!(status.phase, Some(Phase::Succeeded | Phase::Failed));
+    if let Some(result) = status.result.as_ref().filter(|_| finished) {
+        if result.oom_killed {
+            output::warn("the guest's kernel ended the command for want of memory; give it more with --memory");
+        }
+        let code = result.exit_code.and_then(|code| u8::try_from(code).ok());
+        if let Some(code) = code.or_else(|| result.signal.map(signal_code)) {
+            return Some(Ok(code));
+        }
+    }
+    let why = object.stalled().or_else(|| object.condition(microagent_crds::ConditionType::Ready).filter(|_| finished));
+    match why {
+        Some(condition) if finished || object.stalled().is_some() => {
+            Some(Err(Failure::new(format!("the command did not run: {}", stages::line(condition)))))
+        }
+        _ if status.phase == Some(Phase::Succeeded) => Some(Ok(0)),
+        _ if finished => Some(Err(Failure::new("the command did not run"))),
+        _ => None,
+    }
+}
+
+/// The workspace that the command line declares, checked as a manifest is.
+fn workspace(key: &Key, args: &Args) -> Result<Workspace> {
+    let manifest = manifest(key, args)?;
+    let parsed = microagent_crds::parse(&manifest.to_string(), "the command line");
+    match parsed.into_iter().next() {
+        Some(Ok(workspace)) => Ok(workspace),
+        Some(Err(e)) => {
+            let failure = Failure::usage(format!("{}: {}", e.path, e.message));
+            Err(match e.hint {
+                Some(hint) => failure.help(hint),
+                None => failure,
+            })
+        }
+        None => Err(Failure::usage("the command line declares no workspace")),
+    }
+}
+
+fn manifest(key: &Key, args: &Args) -> Result<Value> {
+    let mut spec = json!({ "image": absolute_image(&args.image)?, "runPolicy": "Once" });
+    let mut set = |field: &str, value: Value| spec[field] = value;
+    if !args.command.is_empty() {
+        set("args", json!(args.command));
+    }
+    if let Some(program) = &args.entrypoint {
+        set("command", json!([program]));
+    }
+    let env = environment(&args.env);
+    if !env.is_empty() {
+        set("env", serde_json::to_value(env)?);
+    }
+    if !args.setup.is_empty() {
+        set("setup", args.setup.iter().map(|run| json!({ "run": run })).collect());
+    }
+    if let Some(pull) = args.pull {
+        set("imagePullPolicy", json!(pull.policy()));
+    }
+    for (field, value) in [("workingDir", &args.workdir), ("user", &args.user)] {
+        if let Some(value) = value {
+            set(field, json!(value));
+        }
+    }
+    if let Some(kernel) = &args.kernel {
+        set(
+            "kernel",
+            match kernel.as_str() {
+                "default" | "package" => json!({ "source": kernel }),
+                path => json!({ "source": "path", "path": absolute(Path::new(path))? }),
+            },
+        );
+    }
+    let mut resources = json!({});
+    for (field, value) in [("cpus", &args.cpus), ("memory", &args.memory), ("disk", &args.disk)] {
+        if let Some(value) = value {
+            resources[field] = json!(value);
+        }
+    }
+    set("resources", resources);
+    Ok(json!({
+        "apiVersion": "microagent.dev/v1alpha1",
+        "kind": "Workspace",
+        "metadata": { "name": key.name, "namespace": key.namespace },
+        "spec": spec,
+    }))
+}
+
+/// A path on the command line is below our working directory; the controller has another.
+fn absolute_image(image: &str) -> Result<String> {
+    match image.split_once(':') {
+        Some((transport @ ("oci-layout" | "oci-archive" | "docker-archive"), path)) => {
+            Ok(format!("{transport}:{}", absolute(Path::new(path))?.display()))
+        }
+        _ => Ok(image.to_owned()),
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    Ok(std::path::absolute(path)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use microagent_crds::RunPolicy;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn args(line: &[&str]) -> Args {
+        let line = ["microagent", "run"].iter().chain(line);
+        match Cli::parse_from(line).command {
+            Command::Run(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn key() -> Key {
+        Key::new("default", "run-a")
+    }
+
+    #[test]
+    fn every_option_becomes_a_field() {
+        let args = args(&[
+            "--cpus",
+            "2",
+            "--memory",
+            "1Gi",
+            "--disk",
+            "4Gi",
+            "-e",
+            "A=b",
+            "-w",
+            "/src",
+            "-u",
+            "1000:1000",
+            "--setup",
+            "echo hi",
+            "--kernel",
+            "package",
+            "--pull",
+            "never",
+            "--entrypoint",
+            "/bin/sh",
+            "alpine:3.22",
+            "--",
+            "-c",
+            "exit 7",
+        ]);
+        let spec = serde_json::to_value(workspace(&key(), &args).unwrap().spec).unwrap();
+        assert_eq!(spec["command"], json!(["/bin/sh"]));
+        assert_eq!(spec["args"], json!(["-c", "exit 7"]));
+        assert_eq!(spec["env"], json!([{"name": "A", "value": "b"}]));
+        assert_eq!(spec["setup"], json!([{"run": "echo hi"}]));
+        assert_eq!(spec["workingDir"], "/src");
+        assert_eq!(spec["user"], "1000:1000");
+        assert_eq!(spec["kernel"]["source"], "package");
+        assert_eq!(spec["imagePullPolicy"], "Never");
+        assert_eq!(spec["resources"]["memory"], "1Gi");
+        assert_eq!(spec["runPolicy"], "Once");
+    }
+
+    #[test]
+    fn an_image_by_itself_runs_as_it_says() {
+        let workspace = workspace(&key(), &args(&["alpine"])).unwrap();
+        assert_eq!(workspace.spec.run_policy, RunPolicy::Once);
+        assert!(workspace.spec.args.is_empty() && workspace.spec.command.is_empty());
+    }
+
+    #[test]
+    fn paths_are_made_absolute() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(absolute_image("oci-layout:img:v1").unwrap(), format!("oci-layout:{}/img:v1", here.display()));
+        assert_eq!(absolute_image("localhost:5000/a").unwrap(), "localhost:5000/a");
+    }
+
+    #[test]
+    fn a_wrong_option_is_wrong_usage_and_names_the_field() {
+        let failure = workspace(&key(), &args(&["--memory", "lots", "alpine"])).unwrap_err();
+        assert!(failure.to_string().contains("memory"), "{failure}");
+        assert_eq!(failure.report(), crate::failure::USAGE);
+    }
+
+    fn object(status: Value) -> Object {
+        let workspace = serde_json::from_value(json!({
+            "apiVersion": "microagent.dev/v1alpha1", "kind": "Workspace", "metadata": {"name": "run-a", "generation": 1},
+            "spec": {"image": "alpine"}, "status": status,
+        }));
+        Object { key: key(), workspace: workspace.unwrap() }
+    }
+
+    fn condition(kind: &str, status: &str) -> Value {
+        json!({"type": kind, "status": status, "reason": "ImageNotFound", "message": "no such image",
+            "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z"})
+    }
+
+    #[test]
+    fn the_end_is_the_workloads_own() {
+        assert!(end(&object(json!({"phase": "Running"}))).is_none());
+        assert!(
+            end(&object(json!({"phase": "Starting", "result": {"exitCode": 1}}))).is_none(),
+            "an older run's result"
+        );
+        let code = |status| end(&object(status)).unwrap().unwrap();
+        assert_eq!(code(json!({"phase": "Failed", "result": {"exitCode": 7}})), 7);
+        assert_eq!(code(json!({"phase": "Failed", "result": {"signal": 9, "oomKilled": true}})), 137);
+        assert_eq!(code(json!({"phase": "Succeeded", "result": {"exitCode": 0}})), 0);
+    }
+
+    #[test]
+    fn what_a_person_must_mend_ends_the_run() {
+        let failure = end(&object(json!({"phase": "Pending", "conditions": [condition("Stalled", "True")]})))
+            .unwrap()
+            .unwrap_err();
+        assert!(failure.to_string().contains("no such image"), "{failure}");
+        assert!(end(&object(json!({"phase": "Pending", "conditions": [condition("Stalled", "False")]}))).is_none());
+        let failed = json!({"phase": "Failed", "conditions": [condition("Ready", "False")]});
+        assert!(end(&object(failed)).unwrap().is_err());
+    }
+}

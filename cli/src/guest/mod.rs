@@ -1,0 +1,4 @@
+//! Running a command in a guest, from a terminal or from a program.
+
+pub(crate) mod session;
+pub(crate) mod terminal;

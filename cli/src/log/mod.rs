@@ -1,0 +1,4 @@
+//! Reading what machines write.
+
+pub(crate) mod cri;
+pub(crate) mod tail;

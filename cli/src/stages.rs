@@ -1,0 +1,161 @@
+//! How a workspace comes up, told from its conditions.
+
+use std::{
+    io::{self, IsTerminal},
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use microagent_crds::{Condition, ConditionType, WorkspaceStatus};
+
+use crate::{
+    objects::Object,
+    output::{self, human},
+};
+
+/// Plain lines that only tell of progress within one stage are at least this far apart.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// The conditions on the way up, in their order.
+const WAY_UP: [ConditionType; 7] = [
+    ConditionType::ImageResolved,
+    ConditionType::RootfsBuilt,
+    ConditionType::KernelInstalled,
+    ConditionType::MachineStarted,
+    ConditionType::GuestReady,
+    ConditionType::SetupComplete,
+    ConditionType::Running,
+];
+
+/// The conditions whose status or reason is another one than before. A condition that is new counts once it holds: that
+/// something has not happened yet is no news.
+pub(crate) fn transitions<'a>(before: &WorkspaceStatus, now: &'a WorkspaceStatus) -> Vec<&'a Condition> {
+    let news = |c: &&Condition| match before.conditions.iter().find(|old| old.type_ == c.type_) {
+        Some(old) => old.status != c.status || old.reason != c.reason,
+        None => c.is_true(),
+    };
+    let mut changed: Vec<_> = now.conditions.iter().filter(news).collect();
+    changed.sort_by_key(|c| c.type_);
+    changed
+}
+
+/// One transition as a line.
+pub(crate) fn line(condition: &Condition) -> String {
+    let head = format!("{}={} {}", condition.type_, condition.status.as_str(), condition.reason);
+    match human::one_line(&condition.message) {
+        message if message.is_empty() => head,
+        message => format!("{head}: {message}"),
+    }
+}
+
+/// The stage that a workspace is in: the first condition on the way up that does not hold.
+fn stage(status: &WorkspaceStatus) -> Option<&Condition> {
+    WAY_UP.iter().filter_map(|kind| status.condition(*kind)).find(|c| !c.is_true())
+}
+
+/// Shows on standard error how one workspace comes up: a line that changes on a terminal, lines otherwise.
+pub(crate) struct Stages {
+    bar: Option<ProgressBar>,
+    before: WorkspaceStatus,
+    told: Option<(Instant, String)>,
+}
+
+impl Stages {
+    /// Nothing is shown yet.
+    pub(crate) fn new() -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::no_length();
+            bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+            let style = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        });
+        Self { bar, before: WorkspaceStatus::default(), told: None }
+    }
+
+    /// Shows what is new.
+    pub(crate) fn show(&mut self, object: &Object) {
+        let now = object.status();
+        match (&self.bar, stage(&now)) {
+            (Some(bar), Some(stage)) => bar.set_message(bar_message(stage)),
+            (Some(bar), None) => bar.finish_and_clear(),
+            (None, stage) => {
+                let changed = transitions(&self.before, &now);
+                for condition in &changed {
+                    output::note(&line(condition));
+                }
+                let told = stage.is_some_and(|stage| changed.iter().any(|c| c.type_ == stage.type_));
+                self.tell_progress(stage, told);
+            }
+        }
+        self.before = now;
+    }
+
+    /// Removes the line that changes.
+    pub(crate) fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Runs `write` so that what it writes to the terminal does not mix with the line that changes.
+    pub(crate) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+        match &self.bar {
+            Some(bar) if !bar.is_finished() => bar.suspend(write),
+            _ => write(),
+        }
+    }
+
+    /// Tells how far the stage is, unless that was told just now.
+    fn tell_progress(&mut self, stage: Option<&Condition>, told: bool) {
+        let Some(stage) = stage.filter(|s| !s.message.is_empty()) else { return };
+        let (message, now) = (line(stage), Instant::now());
+        let due = self.told.as_ref().is_none_or(|(then, old)| *old != message && now - *then >= QUIET);
+        if due && !told {
+            output::note(&message);
+        }
+        if due || told {
+            self.told = Some((now, message));
+        }
+    }
+}
+
+fn bar_message(stage: &Condition) -> String {
+    let message = human::one_line(&stage.message);
+    if message.is_empty() { format!("{} ({})", stage.type_, stage.reason) } else { message }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn status(conditions: &[(&str, &str, &str)]) -> WorkspaceStatus {
+        let conditions: Vec<_> = conditions
+            .iter()
+            .map(|(kind, status, reason)| {
+                json!({"type": kind, "status": status, "reason": reason, "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"})
+            })
+            .collect();
+        serde_json::from_value(json!({ "conditions": conditions })).unwrap()
+    }
+
+    fn told(before: &WorkspaceStatus, now: &WorkspaceStatus) -> Vec<String> {
+        transitions(before, now).into_iter().map(|c| format!("{}={}", c.type_, c.status.as_str())).collect()
+    }
+
+    #[test]
+    fn only_news_are_told_in_the_order_of_a_start() {
+        let first = status(&[("Running", "False", "WaitingForMachine"), ("ImageResolved", "True", "ImageReady")]);
+        assert_eq!(told(&WorkspaceStatus::default(), &first), ["ImageResolved=True"]);
+        assert!(told(&first, &first).is_empty());
+    }
+
+    #[test]
+    fn the_stage_is_the_first_step_that_does_not_hold() {
+        let now = status(&[("Running", "False", "WaitingForMachine"), ("ImageResolved", "True", "ImageReady")]);
+        assert_eq!(stage(&now).map(|c| c.type_), Some(ConditionType::Running));
+    }
+}

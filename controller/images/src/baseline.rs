@@ -1,0 +1,243 @@
+//! The read-only root disk of an image: built once, shared by every workspace of that image on the host.
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::PathBuf,
+    time::Instant,
+};
+
+use microagent_base::{
+    Digest, Progress,
+    durable::{self, TEMPORARY_PREFIX},
+    progress::Step,
+};
+use microagent_rootfs as rootfs;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Image, Platform, Result, Store, lock};
+
+/// A finished root disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// The ext4 file, mode 0444.
+    #[serde(skip)]
+    pub path: PathBuf,
+    /// What it was made from and by: the digest of manifest, platform and format version, in hexadecimal.
+    pub key: String,
+    /// The digest of the image's manifest.
+    pub manifest: Digest,
+    /// The UUID of the file system; it follows from the key.
+    pub uuid: [u8; 16],
+    /// The bytes of the file as a guest sees it.
+    pub size: u64,
+    /// The bytes that it takes on the host's disk.
+    pub allocated: u64,
+    /// How long it took to build, in milliseconds.
+    pub build_ms: u64,
+}
+
+impl Store {
+    /// The finished root disk of an image, if there is one of the current format.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn baseline(&self, image: &Image) -> Result<Option<Baseline>> {
+        self.baseline_of(&key(&image.digest, &image.platform).hex())
+    }
+
+    /// Every finished root disk.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn baselines(&self) -> Result<Vec<Baseline>> {
+        let dir = self.baseline_dir();
+        let mut all = Vec::new();
+        for file in fs::read_dir(&dir).map_err(Error::io("list", &dir))? {
+            let name = file.map_err(Error::io("list", &dir))?.file_name();
+            if let Some(key) = name.to_str().and_then(|name| name.strip_suffix(".json")) {
+                all.extend(self.baseline_of(key)?);
+            }
+        }
+        all.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(all)
+    }
+
+    /// Deletes a root disk; that it is not there is no error. The caller knows that no workspace is made from it: a
+    /// machine that runs keeps the file it has open, but could not start again.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn remove_baseline(&self, baseline: &Baseline) -> Result<()> {
+        // The description first: without it the disk is not taken for finished.
+        let dir = self.baseline_dir();
+        durable::remove_file(&dir.join(format!("{}.json", baseline.key)))?;
+        Ok(durable::remove_file(&dir.join(format!("{}.ext4", baseline.key)))?)
+    }
+
+    /// Builds the root disk of an image, or gives the one that is there. Blocking. One process builds a disk; others
+    /// that want the same wait for it.
+    ///
+    /// # Errors
+    /// [`Error::ImageIncomplete`] when a blob is gone or damaged, which is then dropped so that the next pull fetches
+    /// it again; [`Error::Build`]; those of the operating system.
+    pub fn build_baseline(&self, image: &Image, progress: &dyn Progress) -> Result<Baseline> {
+        if let Some(done) = self.baseline(image)? {
+            return Ok(done);
+        }
+        let what = format!("building the root disk of {}", image.reference);
+        let _in_use = lock::in_use(&self.locks())?;
+        let key = key(&image.digest, &image.platform);
+        let _lock = lock::exclusive_blocking(&lock::path(&self.locks(), "baseline", &key), progress, &what)?;
+        if let Some(done) = self.baseline(image)? {
+            return Ok(done);
+        }
+        let started = Instant::now();
+        let (dir, uuid) = (self.baseline_dir(), file_system_uuid(&key));
+        let temporary = dir.join(format!("{TEMPORARY_PREFIX}{}", key.hex()));
+        let target = dir.join(format!("{}.ext4", key.hex()));
+        // Only the holder of the lock makes this name: what is there was left by one that was killed.
+        durable::remove_file(&temporary)?;
+        let built = self.build_into(image, &temporary, uuid, progress);
+        let report = match built {
+            Ok(report) => report,
+            Err(error) => {
+                durable::remove_file(&temporary)?;
+                return Err(error);
+            }
+        };
+        durable::rename(&temporary, &target)?;
+        let metadata = fs::metadata(&target).map_err(Error::io("read", &target))?;
+        let baseline = Baseline {
+            path: target,
+            key: key.hex(),
+            manifest: image.digest,
+            uuid,
+            size: report.size,
+            allocated: metadata.blocks() * 512,
+            build_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        // Last: from now on the disk counts as finished.
+        durable::write_json(&dir.join(format!("{}.json", baseline.key)), &baseline)?;
+        Ok(baseline)
+    }
+
+    fn build_into(
+        &self,
+        image: &Image,
+        path: &PathBuf,
+        uuid: [u8; 16],
+        progress: &dyn Progress,
+    ) -> Result<rootfs::Report> {
+        let mut layers = Vec::with_capacity(image.layers.len());
+        for layer in &image.layers {
+            let blob = match File::open(self.blob_path(&layer.digest)) {
+                Ok(blob) => blob,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    return Err(Error::ImageIncomplete {
+                        reference: image.reference.clone(),
+                        why: format!("layer {} is gone", layer.digest),
+                    });
+                }
+                Err(e) => return Err(Error::io("read", self.blob_path(&layer.digest))(e)),
+            };
+            layers.push(rootfs::Layer {
+                blob: Box::new(blob),
+                digest: layer.digest,
+                size: layer.size,
+                diff_id: layer.diff_id,
+            });
+        }
+        let out = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(Error::io("create", path))?;
+        let options = rootfs::Options { uuid, created: image.config.created, ..rootfs::Options::default() };
+        let report = match rootfs::build(layers, &out, &options, &Building(progress)) {
+            Ok(report) => report,
+            Err(rootfs::Error::Cancelled) => {
+                return Err(Error::Cancelled { what: format!("building the root disk of {}", image.reference) });
+            }
+            Err(source @ rootfs::Error::Layer { .. }) => return Err(self.explain(image, source)?),
+            Err(source) => return Err(Error::Build { reference: image.reference.clone(), source }),
+        };
+        out.set_permissions(Permissions::from_mode(0o444))
+            .and_then(|()| out.sync_all())
+            .map_err(Error::io("flush", path))?;
+        Ok(report)
+    }
+
+    /// Tells a blob that was damaged on this disk, which pulling again mends, from an image that is itself broken.
+    fn explain(&self, image: &Image, source: rootfs::Error) -> Result<Error> {
+        for layer in &image.layers {
+            let path = self.blob_path(&layer.digest);
+            let mut file = File::open(&path).map_err(Error::io("read", &path))?;
+            let (actual, _) = Digest::of_reader(&mut file).map_err(Error::io("read", &path))?;
+            if actual != layer.digest {
+                durable::remove_file(&path)?;
+                return Ok(Error::ImageIncomplete {
+                    reference: image.reference.clone(),
+                    why: format!("layer {} was damaged on this disk and has been dropped", layer.digest),
+                });
+            }
+        }
+        Ok(Error::Build { reference: image.reference.clone(), source })
+    }
+
+    fn baseline_of(&self, key: &str) -> Result<Option<Baseline>> {
+        let dir = self.baseline_dir();
+        let Some(found) = durable::read_json::<Baseline>(&dir.join(format!("{key}.json")))? else { return Ok(None) };
+        let path = dir.join(format!("{key}.ext4"));
+        let whole = fs::symlink_metadata(&path).is_ok_and(|m| m.is_file() && m.len() == found.size);
+        Ok(whole.then_some(Baseline { path, key: key.to_owned(), ..found }))
+    }
+
+    fn baseline_dir(&self) -> PathBuf {
+        self.root.join("baselines")
+    }
+}
+
+/// Says of every step what it is part of.
+struct Building<'a>(&'a dyn Progress);
+
+impl Progress for Building<'_> {
+    fn step(&self, step: Step) {
+        self.0.step(Step { what: format!("building root disk: {}", step.what), ..step });
+    }
+
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
+    }
+}
+
+/// What a root disk depends on, and nothing else.
+fn key(manifest: &Digest, platform: &Platform) -> Digest {
+    let format = rootfs::FORMAT_VERSION;
+    Digest::of(format!("microagent baseline\n{manifest}\n{platform}\nformat {format}\n").as_bytes())
+}
+
+/// A version 8 UUID of the key (RFC 9562, section 5.8), so that the same image gives the same bytes.
+fn file_system_uuid(key: &Digest) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&key.bytes()[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid().into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_follows_from_manifest_and_platform() {
+        let (amd64, arm64): (Platform, Platform) = ("linux/amd64".parse().unwrap(), "linux/arm64".parse().unwrap());
+        let of = |content: &[u8], platform| key(&Digest::of(content), platform);
+        assert_eq!(of(b"a", &amd64), of(b"a", &amd64));
+        assert_ne!(of(b"a", &amd64), of(b"b", &amd64));
+        assert_ne!(of(b"a", &amd64), of(b"a", &arm64));
+        let uuid = file_system_uuid(&of(b"a", &amd64));
+        assert_eq!((uuid[6] >> 4, uuid[8] >> 6), (8, 2));
+    }
+}

@@ -1,0 +1,273 @@
+//! Why an image was not pulled, read or built.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use microagent_base::{Digest, durable::DurableError, lock::LockError};
+use microagent_rootfs as rootfs;
+
+/// The result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an image was not pulled, read or built.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The text names no image.
+    #[error("image reference {reference:?} is not valid: {why}")]
+    InvalidReference {
+        /// What was given.
+        reference: String,
+        /// What is wrong with it, and what to write instead.
+        why: String,
+    },
+    /// There is no such image where it was looked for.
+    #[error("image {reference} was not found: {why}")]
+    ImageNotFound {
+        /// The image.
+        reference: String,
+        /// Where it was looked for, and what to do.
+        why: String,
+    },
+    /// The registry does not answer, or not in a usable way, at the moment.
+    #[error("cannot reach registry {registry} for {what}: {why}; it is tried again")]
+    RegistryUnreachable {
+        /// `host[:port]`.
+        registry: String,
+        /// What was asked for.
+        what: String,
+        /// The cause.
+        why: String,
+    },
+    /// The registry asks for fewer requests.
+    #[error("registry {registry} limits requests ({why}); it is tried again later, and sooner when you log in to it")]
+    RegistryThrottled {
+        /// `host[:port]`.
+        registry: String,
+        /// What the registry said.
+        why: String,
+        /// When it wants to be asked again, where it says so.
+        after: Option<Duration>,
+    },
+    /// The registry does not let this user have the image.
+    #[error(
+        "registry {registry} denies {what}: {why}; check that the image exists and that the Docker config file or the pull secret has a login for this registry"
+    )]
+    RegistryDenied {
+        /// `host[:port]`.
+        registry: String,
+        /// What was asked for.
+        what: String,
+        /// What the registry said, and which credentials were used.
+        why: String,
+    },
+    /// The registry does not follow the distribution specification.
+    #[error("registry {registry} answers {what} wrongly: {why}; this is a fault of the registry")]
+    RegistryInvalid {
+        /// `host[:port]`.
+        registry: String,
+        /// What was asked for.
+        what: String,
+        /// The violation.
+        why: String,
+    },
+    /// The user's own credentials cannot be read.
+    #[error("cannot read the credentials for registry {registry} from {origin}: {why}")]
+    CredentialsUnreadable {
+        /// `host[:port]`.
+        registry: String,
+        /// The file or helper.
+        origin: String,
+        /// The cause.
+        why: String,
+    },
+    /// The bytes are not those that were asked for.
+    #[error(
+        "{what} from {origin} has digest {actual}, not {expected}: it is damaged or was tampered with and is not used"
+    )]
+    DigestMismatch {
+        /// What was read.
+        what: String,
+        /// Where it came from.
+        origin: String,
+        /// What was asked for.
+        expected: Digest,
+        /// What came.
+        actual: Digest,
+    },
+    /// Fewer bytes came than the image says there are.
+    #[error("layer {digest} from {origin} ended after {got} of {size} bytes")]
+    LayerTruncated {
+        /// The layer.
+        digest: Digest,
+        /// Where it came from.
+        origin: String,
+        /// The bytes that came.
+        got: u64,
+        /// The bytes that should have come.
+        size: u64,
+    },
+    /// More bytes came than the image says there are, or than is accepted.
+    #[error("{what} from {origin} is larger than the {limit} bytes it may have; it is not used")]
+    TooLarge {
+        /// What was read.
+        what: String,
+        /// Where it came from.
+        origin: String,
+        /// The bound, in bytes.
+        limit: u64,
+    },
+    /// A kind of image that microagent does not run.
+    #[error("image {reference} is not supported: {why}")]
+    UnsupportedImage {
+        /// The image.
+        reference: String,
+        /// What about it, and what to do.
+        why: String,
+    },
+    /// The image contradicts itself or does not decode.
+    #[error("image {reference} is broken: {why}; build or push it again")]
+    InvalidImage {
+        /// The image.
+        reference: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The image is not made for this platform.
+    #[error("image {reference} has no variant for {platform}; it has {available}")]
+    PlatformNotFound {
+        /// The image.
+        reference: String,
+        /// What was wanted.
+        platform: String,
+        /// What there is.
+        available: String,
+    },
+    /// No space is left for the image.
+    #[error("no space left at {path}: {why}; free some space or move the state directory")]
+    DiskFull {
+        /// Where.
+        path: PathBuf,
+        /// How much is needed, where it is known.
+        why: String,
+    },
+    /// Nobody wants the result any longer.
+    #[error("{what} was cancelled")]
+    Cancelled {
+        /// The work.
+        what: String,
+    },
+    /// Something of the image is gone from the store.
+    #[error("image {reference} is no longer complete in the store: {why}; pull it again")]
+    ImageIncomplete {
+        /// The image.
+        reference: String,
+        /// What is gone.
+        why: String,
+    },
+    /// The root disk could not be made of the layers.
+    #[error("cannot build the root disk of image {reference}: {source}")]
+    Build {
+        /// The image.
+        reference: String,
+        /// The reason.
+        source: rootfs::Error,
+    },
+    /// The operating system refused.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// The verb of the failed step.
+        action: &'static str,
+        /// The file or directory that was in use.
+        path: PathBuf,
+        /// The reason the system gave.
+        source: io::Error,
+    },
+    /// A file of the store cannot be read or written.
+    #[error(transparent)]
+    Durable(#[from] DurableError),
+    /// A lock of the store cannot be used.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The HTTP client cannot be made.
+    #[error("cannot set up HTTPS: {0}; check the system's certificate store and proxy variables")]
+    Http(String),
+}
+
+impl Error {
+    /// The stable code of the cause: a condition reason and a metric label.
+    #[must_use]
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::InvalidReference { .. } => "InvalidReference",
+            Self::ImageNotFound { .. } => "ImageNotFound",
+            Self::RegistryUnreachable { .. } => "RegistryUnreachable",
+            Self::RegistryThrottled { .. } => "RegistryThrottled",
+            Self::RegistryDenied { .. } => "RegistryDenied",
+            Self::RegistryInvalid { .. } => "RegistryInvalid",
+            Self::CredentialsUnreadable { .. } => "CredentialsUnreadable",
+            Self::DigestMismatch { .. } => "DigestMismatch",
+            Self::LayerTruncated { .. } => "LayerTruncated",
+            Self::TooLarge { .. } => "ImageTooLarge",
+            Self::UnsupportedImage { .. } => "UnsupportedImage",
+            Self::InvalidImage { .. } => "InvalidImage",
+            Self::PlatformNotFound { .. } => "PlatformNotFound",
+            Self::DiskFull { .. } => "DiskFull",
+            Self::Cancelled { .. } => "Cancelled",
+            Self::ImageIncomplete { .. } => "ImageIncomplete",
+            Self::Build { source, .. } => source.category(),
+            Self::Io { .. } | Self::Durable(_) | Self::Lock(_) => "StoreUnusable",
+            Self::Http(_) => "HttpUnusable",
+        }
+    }
+
+    /// Whether the same call may succeed later though nobody changed the request: the network, the registry, the
+    /// disk or a login outside the request may change.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::InvalidReference { .. }
+            | Self::TooLarge { .. }
+            | Self::UnsupportedImage { .. }
+            | Self::InvalidImage { .. }
+            | Self::PlatformNotFound { .. } => false,
+            Self::Build { source, .. } => match source {
+                rootfs::Error::Disk { .. } | rootfs::Error::Thread(_) | rootfs::Error::Cancelled => true,
+                rootfs::Error::Layer { cause, .. } => {
+                    use rootfs::LayerError::{Read, Stopped, Thread, Write};
+                    matches!(cause, Read(_) | Stopped | Thread(_) | Write(_))
+                }
+                _ => false,
+            },
+            _ => true,
+        }
+    }
+
+    /// Whether a person must act before it can succeed; the condition is then `Stalled`.
+    #[must_use]
+    pub fn needs_person(&self) -> bool {
+        !self.is_retryable()
+            || self.category() == "DiskFull"
+            || matches!(
+                self,
+                Self::ImageNotFound { .. }
+                    | Self::RegistryDenied { .. }
+                    | Self::CredentialsUnreadable { .. }
+                    | Self::Http(_)
+            )
+    }
+
+    /// Whether another attempt a moment later, with the same connection settings, is worth it.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(self, Self::RegistryUnreachable { .. } | Self::RegistryThrottled { .. } | Self::LayerTruncated { .. })
+    }
+
+    /// An error of the operating system, told apart when it is that the disk is full.
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::DiskFull { path, why: format!("cannot {action}: {source}") }
+            }
+            _ => Self::Io { action, path, source },
+        }
+    }
+}

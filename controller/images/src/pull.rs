@@ -1,0 +1,266 @@
+//! Getting an image into the store.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use microagent_base::{Digest, Progress};
+use oci_spec::distribution::Reference;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Credentials, Error, Image, ImageReference, Platform, Result, Store,
+    fetch::{self, Retry, blocking},
+    image::Manifest,
+    import,
+    lock::{self, InUse},
+    meter::Meter,
+    registry::Registry,
+    resolve::{self, Resolved},
+    wire::{self, Descriptor, Document},
+};
+
+/// How often it is asked whether a pull is still wanted while the network is silent.
+const CANCEL_POLL: Duration = Duration::from_millis(100);
+
+/// Space that a pull leaves free: what else runs on the host must not starve.
+const MARGIN: u64 = 64 << 20;
+
+/// When a registry or a layout is asked, with the meaning of Kubernetes' `imagePullPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PullPolicy {
+    /// What the name means now is asked for each time; blobs that are in the store are not fetched again. A
+    /// reference that is pinned to a digest and complete in the store asks nobody.
+    Always,
+    /// Asked only when the store does not have the image.
+    IfNotPresent,
+    /// Never asked.
+    Never,
+}
+
+/// How to pull.
+#[derive(Clone, Debug)]
+pub struct PullOptions {
+    /// Where logins are.
+    pub credentials: Credentials,
+    /// The registries, as `host[:port]`, that are spoken to without encryption. Those on a loopback address always
+    /// are.
+    pub insecure: Vec<String>,
+    /// How many layers come at once, at least 1.
+    pub parallel: usize,
+}
+
+impl Default for PullOptions {
+    /// The user's logins, encryption everywhere, 3 layers at once as Docker does.
+    fn default() -> Self {
+        Self { credentials: Credentials::from_environment(), insecure: Vec::new(), parallel: 3 }
+    }
+}
+
+impl Store {
+    /// Makes sure that the image is whole in the store, and describes it.
+    ///
+    /// Everything is verified by digest on its way in. An interrupted pull continues where it stopped, also in
+    /// another process; several pulls of one blob, in any number of processes, fetch it once. `progress` gets steps
+    /// named `pulling <name>`; when it says that the pull is cancelled, this returns within a moment.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Error::is_retryable`] tells which are worth another attempt.
+    pub async fn pull(
+        &self,
+        reference: &ImageReference,
+        platform: &Platform,
+        policy: PullPolicy,
+        options: &PullOptions,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Image> {
+        let name = reference.name();
+        if policy != PullPolicy::Always || reference.digest().is_some() {
+            let (store, wanted, platform, digest) = (self.clone(), name.clone(), platform.clone(), reference.digest());
+            if let Some(image) = blocking(move || store.find(&wanted, digest, &platform)).await? {
+                return Ok(image);
+            }
+        }
+        if policy == PullPolicy::Never {
+            let why = "it is not in the store of this host and the pull policy is Never".to_owned();
+            return Err(Error::ImageNotFound { reference: name, why });
+        }
+        let locks = self.locks();
+        // Shared with the blocking work, which may run on for a moment when this future is dropped.
+        let in_use = Arc::new(blocking(move || lock::in_use(&locks)).await?);
+        let what = format!("pulling {name}");
+        let watch = progress.clone();
+        let work = async {
+            match reference {
+                ImageReference::Registry(registry) => {
+                    self.fetch(registry, &name, platform, options, progress, in_use).await
+                }
+                local => {
+                    let (store, local, platform) = (self.clone(), local.clone(), platform.clone());
+                    blocking(move || {
+                        let _in_use = in_use;
+                        import::import(&store, &local, &name, &platform, progress)
+                    })
+                    .await
+                }
+            }
+        };
+        tokio::select! {
+            result = work => result,
+            () = cancelled(watch.as_ref()) => Err(Error::Cancelled { what }),
+        }
+    }
+
+    async fn fetch(
+        &self,
+        reference: &Reference,
+        name: &str,
+        platform: &Platform,
+        options: &PullOptions,
+        progress: Arc<dyn Progress>,
+        in_use: Arc<InUse>,
+    ) -> Result<Image> {
+        let what = format!("pulling {name}");
+        let meter = Meter::new(progress.clone(), &what, None);
+        let (credentials, host) = (options.credentials.clone(), reference.registry().to_owned());
+        let repository = reference.repository().to_owned();
+        let found = blocking(move || credentials.find(&host, &repository)).await?;
+        let registry = Registry::new(reference, &options.insecure, found)?;
+        let remote = Remote { store: self, registry: &registry, name, platform, meter: &meter };
+
+        let (descriptor, bytes, document) = remote.manifest(reference).await?;
+        let manifest = Manifest::of(name, document)?;
+        let config = remote.config(&manifest.config).await?;
+        let image = manifest.with_config(name, descriptor.digest, &config)?;
+        resolve::check_platform(name, platform, &image.platform)?;
+
+        let meter = Meter::new(progress, &what, Some(unique(&manifest.layers).iter().map(|l| l.size).sum()));
+        self.check_space(&manifest.layers)?;
+        let mut transfers = Vec::new();
+        for layer in unique(&manifest.layers) {
+            transfers.push(fetch::layer(self, &registry, layer, &meter));
+        }
+        stream::iter(transfers).buffer_unordered(options.parallel.max(1)).try_collect::<()>().await?;
+        let (store, done) = (self.clone(), image.clone());
+        blocking(move || {
+            let _in_use = in_use;
+            store.commit(&done, &bytes, &descriptor.media_type, (&manifest.config.digest, &config))
+        })
+        .await?;
+        Ok(image)
+    }
+
+    /// Refuses a pull that cannot fit before it fills the disk.
+    fn check_space(&self, layers: &[Descriptor]) -> Result<()> {
+        let missing = unique(layers).into_iter().filter(|l| !self.has_blob(&l.digest, l.size));
+        let needed: u64 = missing.map(|l| l.size).sum();
+        let stat = rustix::fs::statvfs(&self.root).map_err(|e| Error::io("measure", &self.root)(e.into()))?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if needed == 0 || needed.saturating_add(MARGIN) <= free {
+            return Ok(());
+        }
+        let why = format!("the layers need {} MiB and {} MiB are free", needed.div_ceil(1 << 20), free >> 20);
+        Err(Error::DiskFull { path: self.root.clone(), why })
+    }
+}
+
+/// One pull from one registry.
+struct Remote<'a> {
+    store: &'a Store,
+    registry: &'a Registry,
+    name: &'a str,
+    platform: &'a Platform,
+    meter: &'a Meter,
+}
+
+impl Remote<'_> {
+    /// The manifest of the platform: its descriptor, its bytes, and what they say.
+    async fn manifest(&self, reference: &Reference) -> Result<(Descriptor, Vec<u8>, Document)> {
+        let pinned: Option<Digest> = reference.digest().and_then(|d| d.parse().ok());
+        let version = match (&pinned, reference.tag()) {
+            (Some(digest), _) => digest.to_string(),
+            (None, tag) => tag.unwrap_or("latest").to_owned(),
+        };
+        let (bytes, media_type) = self.ask(&version).await?;
+        if let Some(digest) = pinned {
+            self.check("the manifest", &bytes, digest)?;
+        }
+        match resolve::resolve(self.name, &bytes, self.platform)? {
+            Resolved::Manifest(document) => {
+                // Docker images from before OCI name their type in the document; for others the header tells.
+                let media_type = document.media_type.clone().or(media_type);
+                let descriptor = Descriptor {
+                    media_type: media_type.unwrap_or_else(|| wire::OCI_MANIFEST.to_owned()),
+                    digest: Digest::of(&bytes),
+                    size: bytes.len() as u64,
+                    platform: None,
+                    annotations: None,
+                };
+                Ok((descriptor, bytes, document))
+            }
+            Resolved::Entry(entry) => {
+                let bytes = match self.stored(&entry.digest, wire::MAX_MANIFEST).await? {
+                    Some(bytes) => bytes,
+                    None => {
+                        let version = entry.digest.to_string();
+                        self.ask(&version).await?.0
+                    }
+                };
+                self.check("the manifest", &bytes, entry.digest)?;
+                let document = resolve::manifest(self.name, &bytes)?;
+                Ok((entry, bytes, document))
+            }
+        }
+    }
+
+    /// Asks for a manifest as often as it is worth it.
+    async fn ask(&self, version: &str) -> Result<(Vec<u8>, Option<String>)> {
+        let mut retry = Retry::default();
+        loop {
+            self.meter.check()?;
+            match self.registry.manifest(version).await {
+                Ok(answer) => return Ok(answer),
+                Err(e) => retry.after(e).await?,
+            }
+        }
+    }
+
+    async fn config(&self, config: &Descriptor) -> Result<Vec<u8>> {
+        if let Some(bytes) = self.stored(&config.digest, wire::MAX_CONFIG).await? {
+            return Ok(bytes);
+        }
+        let mut retry = Retry::default();
+        let bytes = loop {
+            self.meter.check()?;
+            match self.registry.small_blob(&config.digest, config.size).await {
+                Ok(bytes) => break bytes,
+                Err(e) => retry.after(e).await?,
+            }
+        };
+        self.check("the config", &bytes, config.digest)?;
+        Ok(bytes)
+    }
+
+    async fn stored(&self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>> {
+        let (store, digest) = (self.store.clone(), *digest);
+        blocking(move || store.read_blob(&digest, limit)).await
+    }
+
+    fn check(&self, what: &str, bytes: &[u8], digest: Digest) -> Result<()> {
+        let origin = format!("registry {}", self.registry.name());
+        resolve::check_digest(&format!("{what} of {}", self.name), &origin, bytes, digest)
+    }
+}
+
+/// Each layer once, the largest first so that the last transfer is a short one.
+fn unique(layers: &[Descriptor]) -> Vec<&Descriptor> {
+    let mut seen = HashSet::new();
+    let mut unique: Vec<_> = layers.iter().filter(|l| seen.insert(l.digest)).collect();
+    unique.sort_by_key(|l| std::cmp::Reverse(l.size));
+    unique
+}
+
+async fn cancelled(progress: &dyn Progress) {
+    while !progress.cancelled() {
+        tokio::time::sleep(CANCEL_POLL).await;
+    }
+}

@@ -1,0 +1,285 @@
+//! One repository of one registry, as the distribution specification has it. Pull only.
+//!
+//! A client of its own because every body that a registry or its token server sends is bounded here, manifests and
+//! error pages included, and because credentials, redirects and causes of failure need exact rules.
+
+mod auth;
+mod body;
+
+use std::{
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use microagent_base::Digest;
+use oci_spec::distribution::Reference;
+use reqwest::{
+    Client, Response, StatusCode, Url,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE, RETRY_AFTER},
+    redirect::{Attempt, Policy},
+};
+
+use crate::{Error, Result, credentials::Found, wire};
+
+/// Long enough for a slow handshake through a proxy.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A transfer that gives nothing for so long is cut and continued.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Registries redirect once to their storage, some twice.
+const MAX_REDIRECTS: usize = 5;
+
+/// A repository, with the token for it once the registry has asked for one.
+pub(crate) struct Registry {
+    http: Client,
+    base: Url,
+    name: String,
+    repository: String,
+    found: Found,
+    authorization: Mutex<Option<HeaderValue>>,
+}
+
+/// The answer to a request for a blob.
+pub(crate) enum Blob {
+    /// From the offset that was asked for.
+    From(Response),
+    /// The whole, though a part was asked for.
+    Whole(Response),
+    /// The registry has no such part: the blob is not what the descriptor says, or ranges are broken.
+    NoSuchPart,
+}
+
+impl Registry {
+    /// Prepares the client; asks nothing yet.
+    pub(crate) fn new(reference: &Reference, insecure: &[String], found: Found) -> Result<Self> {
+        let name = reference.registry().to_owned();
+        let plain = is_loopback(&name) || insecure.contains(&name);
+        // Docker Hub's registry has another name than its images.
+        let host = if name == "docker.io" { "registry-1.docker.io" } else { &name };
+        let base = format!("{}://{host}/v2/", if plain { "http" } else { "https" });
+        let base = Url::parse(&base).map_err(|e| Error::InvalidReference {
+            reference: reference.to_string(),
+            why: format!("its registry is no host name: {e}"),
+        })?;
+        Ok(Self {
+            http: client(is_loopback(&name), Policy::custom(follow))?,
+            base,
+            name,
+            repository: reference.repository().to_owned(),
+            found,
+            authorization: Mutex::new(None),
+        })
+    }
+
+    /// `host[:port]`, as the user wrote it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The bytes of a manifest or an index, and their media type. `version` is a tag or a digest; the caller
+    /// verifies the digest.
+    pub(crate) async fn manifest(&self, version: &str) -> Result<(Vec<u8>, Option<String>)> {
+        let accept = [wire::OCI_INDEX, wire::DOCKER_INDEX, wire::OCI_MANIFEST, wire::DOCKER_MANIFEST].join(", ");
+        let what = format!("the manifest {version} of {}", self.repository);
+        let response = self.get(&format!("manifests/{version}"), &accept, 0, &what).await?;
+        let response = self.expect_ok(response, &what).await?;
+        let media_type = response.headers().get(reqwest::header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        let media_type = media_type.and_then(|v| v.split(';').next()).map(|v| v.trim().to_owned());
+        Ok((self.read(response, wire::MAX_MANIFEST, &what).await?, media_type))
+    }
+
+    /// A small blob, whole.
+    pub(crate) async fn small_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
+        let what = format!("the blob {digest} of {}", self.repository);
+        let response = self.get(&format!("blobs/{digest}"), "*/*", 0, &what).await?;
+        let response = self.expect_ok(response, &what).await?;
+        self.read(response, limit, &what).await
+    }
+
+    /// Begins to read a blob at `offset`.
+    pub(crate) async fn blob(&self, digest: &Digest, offset: u64) -> Result<Blob> {
+        let what = format!("the blob {digest} of {}", self.repository);
+        let response = self.get(&format!("blobs/{digest}"), "*/*", offset, &what).await?;
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE && offset > 0 {
+            return Ok(Blob::NoSuchPart);
+        }
+        let response = self.expect_ok(response, &what).await?;
+        match (response.status(), offset) {
+            (StatusCode::PARTIAL_CONTENT, 1..) if range_start(response.headers()) == Some(offset) => {
+                Ok(Blob::From(response))
+            }
+            (StatusCode::PARTIAL_CONTENT, _) => Ok(Blob::NoSuchPart),
+            (_, 0) => Ok(Blob::From(response)),
+            _ => Ok(Blob::Whole(response)),
+        }
+    }
+
+    /// What went wrong while a body was read.
+    pub(crate) fn interrupted(&self, error: reqwest::Error, what: &str) -> Error {
+        self.unreachable(what, error)
+    }
+
+    /// Sends a request, answering the registry's challenge once.
+    async fn get(&self, path: &str, accept: &str, offset: u64, what: &str) -> Result<Response> {
+        let url = self
+            .base
+            .join(&format!("{}/{path}", self.repository))
+            .map_err(|e| self.invalid(what, &format!("no URL can be made: {e}")))?;
+        let mut answered = false;
+        loop {
+            let mut request = self.http.get(url.clone()).header(ACCEPT, accept);
+            if offset > 0 {
+                request = request.header(RANGE, format!("bytes={offset}-"));
+            }
+            let authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(value) = authorization {
+                request = request.header(AUTHORIZATION, value);
+            }
+            let response = request.send().await.map_err(|e| self.unreachable(what, e))?;
+            // A storage server behind a redirect gets no say in where credentials go.
+            let own = response.url().origin() == self.base.origin();
+            if response.status() != StatusCode::UNAUTHORIZED || answered || !own {
+                return Ok(response);
+            }
+            answered = true;
+            let Some(value) = auth::answer(self, response.headers(), what).await? else { return Ok(response) };
+            *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+        }
+    }
+
+    /// Turns every status but success into its cause.
+    async fn expect_ok(&self, response: Response, what: &str) -> Result<Response> {
+        let status = response.status();
+        if status == StatusCode::OK || status == StatusCode::PARTIAL_CONTENT {
+            return Ok(response);
+        }
+        let after = retry_after(response.headers());
+        let says = body::message(response).await;
+        let why = format!("{status}{says}");
+        let registry = self.name.clone();
+        Err(match status {
+            StatusCode::NOT_FOUND => Error::ImageNotFound {
+                reference: format!("{}/{}", self.name, self.repository),
+                why: format!("registry {registry} does not have {what} ({why}); check the name and the tag"),
+            },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(what, &why),
+            StatusCode::TOO_MANY_REQUESTS => Error::RegistryThrottled { registry, why, after },
+            StatusCode::REQUEST_TIMEOUT => Error::RegistryUnreachable { registry, what: what.to_owned(), why },
+            _ if status.is_server_error() => Error::RegistryUnreachable { registry, what: what.to_owned(), why },
+            _ => self.invalid(what, &why),
+        })
+    }
+
+    async fn read(&self, response: Response, limit: u64, what: &str) -> Result<Vec<u8>> {
+        match body::read(response, limit).await {
+            Ok(Some(bytes)) => Ok(bytes),
+            Ok(None) => {
+                Err(Error::TooLarge { what: what.to_owned(), origin: format!("registry {}", self.name), limit })
+            }
+            Err(e) => Err(self.unreachable(what, e)),
+        }
+    }
+
+    fn denied(&self, what: &str, why: &str) -> Error {
+        Error::RegistryDenied {
+            registry: self.name.clone(),
+            what: what.to_owned(),
+            why: format!("{why} (asked {})", self.found.note),
+        }
+    }
+
+    fn invalid(&self, what: &str, why: &str) -> Error {
+        Error::RegistryInvalid { registry: self.name.clone(), what: what.to_owned(), why: why.to_owned() }
+    }
+
+    fn unreachable(&self, what: &str, error: reqwest::Error) -> Error {
+        if error.is_redirect() {
+            return self.invalid(what, &body::causes(error));
+        }
+        let hint = if error.is_connect() && self.base.scheme() == "https" {
+            " (a registry without TLS must be named as insecure)"
+        } else {
+            ""
+        };
+        Error::RegistryUnreachable {
+            registry: self.name.clone(),
+            what: what.to_owned(),
+            why: body::causes(error) + hint,
+        }
+    }
+}
+
+/// Makes an HTTP client. Registries on this host are never asked through a proxy.
+fn client(direct: bool, redirects: Policy) -> Result<Client> {
+    let builder = Client::builder()
+        .user_agent(concat!("microagent/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(READ_TIMEOUT)
+        .redirect(redirects);
+    let builder = if direct { builder.no_proxy() } else { builder };
+    builder.build().map_err(|e| Error::Http(body::causes(e)))
+}
+
+/// Follows a registry to its storage, but never from an encrypted connection to a plain one.
+fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    if attempt.previous().len() > MAX_REDIRECTS {
+        return attempt.error("it redirects too often");
+    }
+    let encrypted = attempt.previous().iter().any(|url| url.scheme() == "https");
+    match attempt.url().scheme() {
+        "https" => attempt.follow(),
+        "http" if !encrypted => attempt.follow(),
+        _ => attempt.error("it redirects from https to an unencrypted place"),
+    }
+}
+
+/// Whether `host[:port]` is this machine by its very name, so that nobody can listen in.
+fn is_loopback(registry: &str) -> bool {
+    let host = match registry.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => registry,
+    };
+    host == "localhost"
+        || host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// The first byte of a partial answer: `bytes 5-9/10` begins at 5.
+fn range_start(headers: &HeaderMap) -> Option<u64> {
+    let range = headers.get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?;
+    range.split('-').next()?.trim().parse().ok()
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_asked_without_encryption() {
+        for yes in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.8.9.1", "[::1]:5000"] {
+            assert!(is_loopback(yes), "{yes}");
+        }
+        for no in ["localhost.example", "docker.io", "128.0.0.1:5000", "127.0.0.1.example:80", "10.0.0.1"] {
+            assert!(!is_loopback(no), "{no}");
+        }
+        let scheme = |name: &str, insecure: &[String]| {
+            let reference: Reference = format!("{name}/x").parse().unwrap();
+            Registry::new(&reference, insecure, Found::default()).unwrap().base.scheme().to_owned()
+        };
+        assert_eq!(scheme("r.example:5000", &[]), "https");
+        assert_eq!(scheme("r.example:5000", &["r.example:5000".to_owned()]), "http");
+        assert_eq!(scheme("r.example:5001", &["r.example:5000".to_owned()]), "https");
+    }
+
+    #[test]
+    fn the_start_of_a_partial_answer_is_read_and_nonsense_is_not() {
+        let start =
+            |text: &'static str| range_start(&HeaderMap::from_iter([(CONTENT_RANGE, HeaderValue::from_static(text))]));
+        assert_eq!(start("bytes 5-9/10"), Some(5));
+        assert_eq!(start("bytes */10"), None);
+        assert_eq!(start("items 5-9/10"), None);
+    }
+}

@@ -1,0 +1,298 @@
+//! The store of installed kernels.
+//!
+//! ```text
+//! lock                     held while something is installed or removed
+//! kernels/HEX/             one kernel; HEX is its id. Made elsewhere and renamed here, so it is whole or absent
+//!     kernel.json image vmlinux config modules/NAME.ko
+//! sources/KEY-HEX.json     that a source once gave that kernel
+//! initramfs/HEX-KEY.cpio   made of that kernel; beside it a .json
+//! apt/                     package lists of our own, where the system's do not do
+//! tmp/                     work under way; swept by the next holder of the lock
+//! ```
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use microagent_base::{Digest, Progress, durable, lock::FileLock};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    arch::Arch,
+    error::{Error, Result, io_error},
+    initramfs::{self, Initramfs},
+    kernel::{Content, Kernel, RECORD, Record},
+    need::Need,
+    source::KernelSource,
+    verify::{Corruption, Stamp, Verification, difference, revision},
+    version,
+};
+
+mod install;
+
+/// Installed kernels below one directory. Several processes may use one at a time.
+#[derive(Debug)]
+pub struct KernelStore {
+    dir: PathBuf,
+    arch: Arch,
+    /// Where the package manager is, when it is not the one in `PATH`. For tests.
+    programs: Option<PathBuf>,
+    /// Files whose digest was found right, as they were then.
+    seen: Mutex<HashMap<PathBuf, (Stamp, Digest)>>,
+}
+
+/// That a source gave a kernel.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Binding {
+    source: String,
+    kernel: Digest,
+    /// The files of the host that it was made of, as they were.
+    files: Vec<(PathBuf, u128, u64)>,
+}
+
+impl KernelStore {
+    /// Opens the store at `dir` and makes it when there is none.
+    ///
+    /// # Errors
+    /// The directory cannot be made, or the host's architecture runs no workspaces.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let arch = Arch::host().ok_or_else(|| {
+            Error::unsupported(
+                dir,
+                format!(
+                    "no kernel fits this host: workspaces run on x86_64 and aarch64, not on {}",
+                    std::env::consts::ARCH
+                ),
+            )
+        })?;
+        for name in ["kernels", "sources", "initramfs", "tmp"] {
+            durable::private_dir(&dir.join(name))?;
+        }
+        // Records hold paths, which must not depend on the working directory.
+        let dir = fs::canonicalize(dir).map_err(io_error("find", dir))?;
+        Ok(Self { dir, arch, programs: None, seen: Mutex::default() })
+    }
+
+    /// All installed kernels, the newest release first. One whose record is damaged is left out, with a warning in the log.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn list(&self) -> Result<Vec<Kernel>> {
+        let mut kernels = Vec::new();
+        for name in names(&self.dir.join("kernels"))? {
+            let Ok(id) = format!("sha256:{name}").parse() else { continue };
+            match self.get(id) {
+                Ok(kernel) => kernels.extend(kernel),
+                Err(error) => tracing::warn!(kernel = %id, %error, "an installed kernel is passed over"),
+            }
+        }
+        kernels.sort_by(|a, b| version::compare(&b.version, &a.version).then(b.installed_at.cmp(&a.installed_at)));
+        Ok(kernels)
+    }
+
+    /// An installed kernel by its id; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`Error::KernelCorrupted`] when its record is not the one that its id was made of.
+    pub fn get(&self, id: Digest) -> Result<Option<Kernel>> {
+        let dir = self.kernel_dir(id);
+        let path = dir.join(RECORD);
+        let damaged = |reason: String| Error::KernelCorrupted { version: id.short(), path: path.clone(), reason };
+        let record: Record = match durable::read_json(&path) {
+            Ok(Some(record)) => record,
+            Ok(None) if !dir.exists() => return Ok(None),
+            Ok(None) => return Err(damaged("it is not there".to_owned())),
+            Err(durable::DurableError::Decode { source, .. }) => return Err(damaged(source.to_string())),
+            Err(error) => return Err(error.into()),
+        };
+        if record.content.id()? != id || !record.content.is_plain() || record.content.format != Content::FORMAT {
+            return Err(damaged("it is not the record that the kernel was installed with".to_owned()));
+        }
+        Ok(Some(Kernel::new(&dir, id, record)))
+    }
+
+    /// What an earlier installation from `source` gave, the newest when there were several; no network is used.
+    /// `version` is a release or package version, whole or up to a separator (`6.1`). For [`KernelSource::Default`] it is
+    /// the newest kernel whose files are as installed. A file of [`KernelSource::Path`] that was replaced since counts
+    /// as not installed.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn find(&self, source: &KernelSource, version: Option<&str>) -> Result<Option<Kernel>> {
+        let fits = |kernel: &Kernel| kernel.arch == self.arch && version.is_none_or(|pin| kernel.matches_version(pin));
+        if *source == KernelSource::Default {
+            for kernel in self.list()?.into_iter().filter(fits) {
+                if self.check(&kernel)?.corrupted.is_empty() {
+                    return Ok(Some(kernel));
+                }
+            }
+            return Ok(None);
+        }
+        let prefix = source_prefix(source);
+        let mut found = Vec::new();
+        for name in names(&self.dir.join("sources"))?.iter().filter(|name| name.starts_with(&prefix)) {
+            let Ok(Some(binding)) = durable::read_json::<Binding>(&self.dir.join("sources").join(name)) else {
+                continue;
+            };
+            let unchanged = |(path, modified, size): &(PathBuf, u128, u64)| {
+                revision(path).is_ok_and(|now| now == (*modified, *size))
+            };
+            if binding.files.iter().all(unchanged) {
+                found.extend(self.get(binding.kernel).ok().flatten().filter(&fits));
+            }
+        }
+        found.sort_by(|a, b| version::compare(&b.version, &a.version).then(b.installed_at.cmp(&a.installed_at)));
+        Ok(found.into_iter().next())
+    }
+
+    /// Gives the kernel of `source`, installing it when there is none that verifies: from the network only then. A kernel is
+    /// refused that lacks what every workspace needs. Waits for another installation into the same store.
+    ///
+    /// # Errors
+    /// Each cause is a variant of [`Error`]; nothing half-made is left.
+    pub fn install(&self, source: &KernelSource, version: Option<&str>, progress: &dyn Progress) -> Result<Kernel> {
+        let _lock = self.lock()?;
+        self.sweep()?;
+        if let Some(kernel) = self.find(source, version)?
+            && self.verify(&kernel)?.corrupted.is_empty()
+        {
+            return Ok(kernel);
+        }
+        install::install(self, source, version, progress)
+    }
+
+    /// Reads every installed file of a kernel again and holds it against what was installed, and the kernel against what
+    /// workspaces need. What is wrong is in the answer; [`Verification::require`] makes an error of it.
+    ///
+    /// # Errors
+    /// Only when the looking itself fails.
+    pub fn verify(&self, kernel: &Kernel) -> Result<Verification> {
+        self.seen().retain(|path, _| !path.starts_with(&kernel.dir));
+        self.check(kernel)
+    }
+
+    /// As [`KernelStore::verify`], but a file is not read again when this store saw it right before and neither its
+    /// inode, its size nor its times changed since. For every start.
+    ///
+    /// # Errors
+    /// Only when the looking itself fails.
+    pub fn check(&self, kernel: &Kernel) -> Result<Verification> {
+        let mut corrupted = Vec::new();
+        for recorded in kernel.record.content.files() {
+            let path = kernel.dir.join(&recorded.name);
+            // Taken before the file is read: a write during the reading shows at the next look.
+            let stamp = Stamp::of(&path).ok();
+            let known = stamp.map(|stamp| (stamp, recorded.digest));
+            if known.is_some() && self.seen().get(&path).copied() == known {
+                continue;
+            }
+            match (difference(&path, recorded), known) {
+                (Some(reason), _) => corrupted.push(Corruption { path, reason }),
+                (None, Some(known)) => {
+                    self.seen().insert(path, known);
+                }
+                (None, None) => {}
+            }
+        }
+        match Verification::of_contents(kernel) {
+            Ok(found) => Ok(Verification { corrupted, ..found }),
+            // The configuration is among the files that are gone.
+            Err(_) if !corrupted.is_empty() => Ok(Verification { corrupted, ..Verification::default() }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The initramfs with `guest_init` as `/init` and the modules of `kernel` for `needs` (see [`Need::MMIO`] and
+    /// [`Need::PCI`]). The same input gives the same file, made once.
+    ///
+    /// # Errors
+    /// [`Error::MissingDriver`] when the kernel is known to lack a need; [`Error::KernelCorrupted`];
+    /// [`Error::UnsupportedKernel`] and [`Error::WrongArchitecture`] when `guest_init` cannot be the guest's first program.
+    pub fn initramfs(&self, kernel: &Kernel, guest_init: &Path, needs: &[Need]) -> Result<Initramfs> {
+        initramfs::get(&self.dir.join("initramfs"), kernel, guest_init, needs)
+    }
+
+    /// Removes a kernel and all that was made of it; that it is not there is no error. A machine that runs it runs on.
+    ///
+    /// # Errors
+    /// The operating system refuses.
+    pub fn remove(&self, id: Digest) -> Result<()> {
+        let _lock = self.lock()?;
+        self.sweep()?;
+        let sources = self.dir.join("sources");
+        for name in names(&sources)?.iter().filter(|name| name.ends_with(&format!("-{}.json", id.hex()))) {
+            durable::remove_file(&sources.join(name))?;
+        }
+        let made = self.dir.join("initramfs");
+        for name in names(&made)?.iter().filter(|name| name.starts_with(&id.hex())) {
+            durable::remove_file(&made.join(name))?;
+        }
+        self.retire(id)
+    }
+
+    /// Takes a kernel out of sight at once, then removes its files.
+    fn retire(&self, id: Digest) -> Result<()> {
+        let dir = self.kernel_dir(id);
+        if dir.exists() {
+            let old = self.dir.join("tmp").join(id.hex());
+            durable::remove_dir(&old)?;
+            durable::rename(&dir, &old)?;
+            durable::remove_dir(&old)?;
+        }
+        Ok(())
+    }
+
+    fn bind(&self, source: &KernelSource, kernel: Digest, files: Vec<(PathBuf, u128, u64)>) -> Result<()> {
+        let path = self.dir.join("sources").join(format!("{}{}.json", source_prefix(source), kernel.hex()));
+        Ok(durable::write_json(&path, &Binding { source: source.label(), kernel, files })?)
+    }
+
+    fn kernel_dir(&self, id: Digest) -> PathBuf {
+        self.dir.join("kernels").join(id.hex())
+    }
+
+    fn lock(&self) -> Result<FileLock> {
+        Ok(FileLock::exclusive(&self.dir.join("lock"))?)
+    }
+
+    /// Removes what an interrupted installation left. Only the holder of the lock makes anything there.
+    fn sweep(&self) -> Result<()> {
+        let dir = self.dir.join("tmp");
+        for name in names(&dir)? {
+            durable::remove_dir(&dir.join(name))?;
+        }
+        Ok(())
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, (Stamp, Digest)>> {
+        // A map that another thread left in a panic is still a map of facts.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn source_prefix(source: &KernelSource) -> String {
+    format!("{}-", Digest::of(source.key().as_bytes()).hex())
+}
+
+/// The names in a directory that are text, sorted; none when there is no such directory.
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let mut out = Vec::new();
+    match fs::read_dir(dir) {
+        Ok(entries) => {
+            for entry in entries {
+                out.extend(entry.map_err(io_error("list", dir))?.file_name().into_string().ok());
+            }
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(Error::io("list", dir, e)),
+    }
+    out.sort();
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests;

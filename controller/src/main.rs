@@ -1,0 +1,72 @@
+//! `microagent-controller`: the reconciler as a service.
+
+use std::{io::IsTerminal, path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+use microagent_controller::{Options, Paths, run};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Keeps the workspaces of one host as their manifests say.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// A folder with Workspace manifests; may be given several times. The managed folder of `microagent apply` is always watched.
+    #[arg(long = "folder", value_name = "DIR")]
+    folders: Vec<PathBuf>,
+    /// Where state is kept.
+    #[arg(long, env = microagent_controller::paths::STATE_DIR_VARIABLE, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Where images and kernels are kept.
+    #[arg(long, env = microagent_controller::paths::CACHE_DIR_VARIABLE, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Seconds between two listings of the folders without a hint.
+    #[arg(long, default_value_t = 15, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    relist: u64,
+    /// How many pulls, builds and kernel installs run at once; as many as there are CPUs when not given.
+    #[arg(long, value_name = "N")]
+    parallelism: Option<usize>,
+    /// How log lines are written to standard error. MICROAGENT_LOG filters them, as in `info,microagent_controller=debug`.
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn main() -> anyhow::Result<()> {
+    let Args { folders, state_dir, cache_dir, relist, parallelism, log_format } = Args::parse();
+    log(log_format);
+    let mut options = Options::new(Paths::resolve(state_dir, cache_dir));
+    options.folders = folders;
+    options.relist = Duration::from_secs(relist);
+    options.parallelism = parallelism.unwrap_or(options.parallelism);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(async {
+        let shutdown = CancellationToken::new();
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let stop = shutdown.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            stop.cancel();
+        });
+        run(options, shutdown).await.map_err(anyhow::Error::from)
+    })
+}
+
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("MICROAGENT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

@@ -1,0 +1,45 @@
+//! Events: one for each condition that became something else.
+
+use microagent_crds::{Condition, ConditionStatus, ConditionType, Reason, WorkspaceStatus};
+
+use crate::journal::EventType;
+
+/// Something that happened to a workspace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Whether people should look.
+    pub type_: EventType,
+    /// The condition's new reason.
+    pub reason: Reason,
+    /// The condition's new message.
+    pub message: String,
+}
+
+/// The events of the way from one status to the next.
+pub(super) fn transitions(previous: &WorkspaceStatus, status: &WorkspaceStatus) -> Vec<Event> {
+    let changed = |condition: &&Condition| {
+        previous.condition(condition.type_).is_none_or(|p| p.status != condition.status || p.reason != condition.reason)
+    };
+    let mut events: Vec<Event> = Vec::new();
+    for condition in status.conditions.iter().filter(changed).filter(|condition| is_news(condition)) {
+        let stalled = condition.type_ == ConditionType::Stalled;
+        let type_ = if stalled || is_fault(condition.reason) { EventType::Warning } else { EventType::Normal };
+        // Several conditions may change for one reason: it is told once.
+        if events.iter().all(|event| event.reason != condition.reason) {
+            events.push(Event { type_, reason: condition.reason, message: condition.message.clone() });
+        }
+    }
+    events
+}
+
+/// Whether a change to this is worth telling: a stage that is merely not reached is not.
+fn is_news(condition: &Condition) -> bool {
+    use Reason::{NoSetup, NotRunning, Pending, Progressing, Queued, Settled, UpToDate, Waiting};
+    let dull = matches!(condition.reason, Pending | Waiting | Progressing | Settled | NotRunning | Queued | UpToDate | NoSetup);
+    !dull && condition.status != ConditionStatus::Unknown && condition.type_ != ConditionType::Reconciling
+}
+
+/// Whether the reason is of something that went wrong. What is not on the way to what was asked for is.
+pub(super) fn is_fault(reason: Reason) -> bool {
+    reason as u32 >= Reason::WorkloadFailed as u32
+}

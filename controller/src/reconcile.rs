@@ -1,0 +1,138 @@
+//! One pass over one workspace: observe, plan, remember, publish, act.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use crate::{
+    Key, Record,
+    desired::Desired,
+    journal::{self, Journal},
+    memory::{Memory, Stage},
+    plan::{self, Action, Event, Input},
+    queue::{Lease, Queue},
+    sink::Sink,
+    world::World,
+};
+
+/// When a pass that could not even write its record is tried again. The disk is full then, or the file system gone.
+const BROKEN_STORE_WAIT: Duration = Duration::from_secs(5);
+
+/// The reconciler: everything a pass needs.
+pub struct Reconciler<W, S> {
+    /// All effects.
+    pub world: W,
+    /// Where status goes.
+    pub sink: S,
+    /// What is desired and remembered.
+    pub desired: Arc<Mutex<Desired>>,
+    /// What happened.
+    pub journal: Mutex<Journal>,
+    /// Who is looked at next.
+    pub queue: Queue,
+}
+
+impl<W: World, S: Sink> Reconciler<W, S> {
+    /// One pass. Whatever happens, the workspace is looked at again in time.
+    pub async fn pass(&self, lease: Lease) {
+        let key = lease.key().clone();
+        let span = tracing::debug_span!("reconcile", workspace = %key);
+        let again = self.try_pass(&key).instrument(span).await;
+        match again {
+            Ok(Some(at)) => self.queue.add_at(key, at),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(workspace = %key, "{error}; trying again in {} s", BROKEN_STORE_WAIT.as_secs());
+                self.queue.add_at(key, Instant::now() + BROKEN_STORE_WAIT);
+            }
+        }
+        drop(lease);
+    }
+
+    /// When to look again; never when the workspace is gone.
+    async fn try_pass(&self, key: &Key) -> Result<Option<Instant>, crate::ControllerError> {
+        let Some(record) = self.desired().get(key).cloned() else { return Ok(None) };
+        let observed = self.world.observe(&record).await;
+        let previous = self.sink.published(&record);
+        let now = Timestamp::now();
+        let fresh_boot_id = uuid::Uuid::new_v4().to_string();
+        let plan = plan::plan(&Input {
+            record: &record,
+            observed: &observed,
+            previous: &previous,
+            now,
+            fresh_boot_id: &fresh_boot_id,
+        });
+        // Remembered first: what is done next must not be done twice, should this process end right after it.
+        let Some(record) = self.remember(&record, plan.memory)? else { return Ok(Some(Instant::now())) };
+        self.sink.publish(&record, &plan.status)?;
+        self.tell(&record, &plan.events, now);
+        let Some(action) = plan.next else { return Ok(Some(instant(now, plan.wake))) };
+        tracing::debug!(?action, "acting");
+        if let Err(fault) = self.world.act(&record, &action).await {
+            tracing::warn!(workspace = %key, stage = ?action.stage(), code = fault.code, "{}", fault.message);
+            self.note_failure(&record, action.stage(), fault)?;
+        } else if action == Action::Forget {
+            self.sink.retract(key)?;
+            let reborn = self.desired().forget(key, now)?;
+            return Ok(reborn.then(Instant::now));
+        }
+        Ok(Some(Instant::now()))
+    }
+
+    fn note_failure(&self, record: &Record, stage: Stage, fault: crate::memory::Fault) -> Result<(), crate::ControllerError> {
+        let mut memory = record.memory.clone();
+        plan::record_failure(record, &mut memory, stage, fault, Timestamp::now());
+        self.remember(record, memory).map(drop)
+    }
+
+    /// The record with this memory, durable; nothing when the desired state has moved on since the record was read.
+    fn remember(&self, record: &Record, memory: Memory) -> Result<Option<Record>, crate::ControllerError> {
+        let mut desired = self.desired();
+        let fresh = |now: &&Record| {
+            now.uid == record.uid && now.generation == record.generation && now.deleted_at == record.deleted_at
+        };
+        if desired.get(&record.key).filter(fresh).is_none() {
+            return Ok(None);
+        }
+        desired.update(&record.key, |record| record.memory = memory)?;
+        Ok(desired.get(&record.key).cloned())
+    }
+
+    fn tell(&self, record: &Record, events: &[Event], time: Timestamp) {
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        for event in events {
+            let line = journal::Event {
+                time,
+                key: record.key.clone(),
+                uid: record.uid.clone(),
+                type_: event.type_,
+                reason: event.reason.as_str().to_owned(),
+                message: event.message.clone(),
+            };
+            match event.type_ {
+                journal::EventType::Normal => tracing::info!(workspace = %record.key, reason = %event.reason, "{}", event.message),
+                journal::EventType::Warning => tracing::warn!(workspace = %record.key, reason = %event.reason, "{}", event.message),
+            }
+            // An event that cannot be kept is still in the log and in the status; the pass goes on.
+            if let Err(error) = journal.append(&line) {
+                tracing::error!("{error}");
+            }
+        }
+    }
+
+    fn desired(&self) -> MutexGuard<'_, Desired> {
+        self.desired.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The moment on tokio's clock. A wall clock that jumps moves one wait, not more.
+fn instant(now: Timestamp, at: Timestamp) -> Instant {
+    let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+    Instant::now() + wait
+}

@@ -1,0 +1,241 @@
+//! The whole controller on one host: folders in, machines out.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use microagent_base::{
+    durable::DurableError,
+    lock::{FileLock, LockError},
+};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Paths,
+    desired::Desired,
+    journal::Journal,
+    memory::Fault,
+    queue::Queue,
+    reconcile::Reconciler,
+    sink::StatusFiles,
+    source::{FolderSource, Hint, watch},
+    world::Host,
+};
+
+/// How many passes run at once. A pass waits for a supervisor now and then; few run for long.
+const PASSES: usize = 8;
+
+/// How long the lock of the state directory is tried for: `running` takes it for an instant to see whether it is free.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How the controller runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where everything is kept.
+    pub paths: Paths,
+    /// The watched folders, beside the managed one.
+    pub folders: Vec<PathBuf>,
+    /// How often the folders are listed without a hint: network file systems give none.
+    pub relist: Duration,
+    /// How many pulls, builds and kernel installs run at once.
+    pub parallelism: usize,
+}
+
+impl Options {
+    /// No folder but the managed one; listed every 15 s; as much long work at once as there are CPUs.
+    #[must_use]
+    pub fn new(paths: Paths) -> Self {
+        let parallelism = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { paths, folders: Vec::new(), relist: Duration::from_secs(15), parallelism }
+    }
+}
+
+/// Why the controller cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// Another controller runs on the state directory.
+    #[error("another controller runs on {state}{}; use it, or give this one another --state-dir",
+        holder.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    Locked {
+        /// The state directory.
+        state: PathBuf,
+        /// Its process id, where it is known.
+        holder: Option<u32>,
+    },
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] DurableError),
+    /// The lock cannot be used.
+    #[error(transparent)]
+    Lock(LockError),
+    /// Something that every workspace needs is not there.
+    #[error("{}", .0.message)]
+    Host(Fault),
+}
+
+impl ControllerError {
+    /// The stable code of the cause.
+    #[must_use]
+    pub fn category(&self) -> &str {
+        match self {
+            Self::Locked { .. } => "StateLocked",
+            Self::State(_) | Self::Lock(_) => "StateUnusable",
+            Self::Host(fault) => &fault.code,
+        }
+    }
+}
+
+/// The process id of the controller that runs on this state directory; 0 when it runs but its id cannot be read.
+#[must_use]
+pub fn running(paths: &Paths) -> Option<u32> {
+    match FileLock::try_exclusive(&paths.lock()) {
+        Err(LockError::Held { holder, .. }) => Some(holder.unwrap_or(0)),
+        _ => None,
+    }
+}
+
+/// Runs until `shutdown` is cancelled. Machines outlive it.
+///
+/// # Errors
+/// What keeps it from starting; what fails later is told in the conditions of the workspaces that it concerns.
+pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), ControllerError> {
+    let Options { paths, folders, relist, parallelism } = options;
+    paths.create()?;
+    let _lock = lock(&paths).await?;
+    let queue = Queue::new();
+    let (wake, mut woken) = mpsc::unbounded_channel();
+    let host = Arc::new(Host::open(&paths, parallelism, wake).map_err(ControllerError::Host)?);
+    let dirs = || std::iter::once(paths.manifests()).chain(folders.iter().cloned());
+    let desired = Arc::new(Mutex::new(Desired::load(&paths, dirs())?));
+    let reconciler = Arc::new(Reconciler {
+        world: host,
+        sink: StatusFiles::new(&paths),
+        desired: desired.clone(),
+        journal: Mutex::new(Journal::open(&paths.journal())?),
+        queue: queue.clone(),
+    });
+
+    let mut sources = vec![FolderSource::managed(paths.manifests())];
+    sources.extend(folders.iter().map(FolderSource::new));
+    let (hints, hinted) = mpsc::channel(1);
+    let tasks = TaskTracker::new();
+    tasks.spawn(stop_with(shutdown.clone(), watch(dirs().collect(), hints, relist)));
+    tasks.spawn(stop_with(shutdown.clone(), follow(sources, hinted, desired, queue.clone())));
+    let waker = queue.clone();
+    tasks.spawn(stop_with(shutdown.clone(), async move {
+        while let Some(key) = woken.recv().await {
+            waker.add(key);
+        }
+    }));
+
+    let slots = Arc::new(Semaphore::new(PASSES));
+    loop {
+        let lease = tokio::select! {
+            () = shutdown.cancelled() => break,
+            lease = queue.next() => lease,
+        };
+        let Ok(slot) = slots.clone().acquire_owned().await else { break };
+        let reconciler = reconciler.clone();
+        tasks.spawn(async move {
+            reconciler.pass(lease).await;
+            drop(slot);
+        });
+    }
+    // Passes under way end; their effects are short or resumable.
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}
+
+async fn lock(paths: &Paths) -> Result<FileLock, ControllerError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match FileLock::try_exclusive(&paths.lock()) {
+            Ok(lock) => return Ok(lock),
+            Err(LockError::Held { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(LockError::Held { holder, .. }) => {
+                return Err(ControllerError::Locked { state: paths.state.clone(), holder });
+            }
+            Err(e) => return Err(ControllerError::Lock(e)),
+        }
+    }
+}
+
+async fn stop_with(shutdown: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Lists the folders when hinted at or when it is time, and queues what changed. The first listing queues everything.
+async fn follow(
+    mut sources: Vec<FolderSource>,
+    mut hinted: mpsc::Receiver<Hint>,
+    desired: Arc<Mutex<Desired>>,
+    queue: Queue,
+) {
+    let mut first = true;
+    let mut again: Option<Duration> = None;
+    loop {
+        let hint = tokio::select! {
+            hint = hinted.recv() => match hint {
+                Some(hint) => hint,
+                None => return,
+            },
+            () = sleep(again) => Hint::default(),
+        };
+        let store = desired.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let outcome = look(&mut sources, &hint, &store);
+            (sources, outcome)
+        });
+        let Ok((back, (changed, recheck))) = looked.await else {
+            tracing::error!("listing the folders failed beyond repair; changes are no longer seen");
+            return;
+        };
+        sources = back;
+        again = recheck;
+        for key in changed {
+            queue.add(key);
+        }
+        if first {
+            first = false;
+            let desired = desired.lock().unwrap_or_else(PoisonError::into_inner);
+            desired.iter().for_each(|record| queue.add(record.key.clone()));
+        }
+    }
+}
+
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// One listing of all folders: what changed, and how soon to look again.
+fn look(sources: &mut [FolderSource], hint: &Hint, desired: &Mutex<Desired>) -> (Vec<crate::Key>, Option<Duration>) {
+    let mut changed = Vec::new();
+    let mut recheck: Option<Duration> = None;
+    for source in sources {
+        source.hint(hint);
+        let snapshot = source.scan(Instant::now());
+        let retry = snapshot.retry_in;
+        let mut desired = desired.lock().unwrap_or_else(PoisonError::into_inner);
+        let applied = desired.apply(snapshot, Timestamp::now());
+        changed.extend(applied.changed);
+        for failure in &applied.failures {
+            tracing::error!("{failure}; it is tried again with the next listing of {}", source.dir().display());
+        }
+        let wait = [retry, applied.recheck_in].into_iter().flatten().min();
+        recheck = [recheck, wait].into_iter().flatten().min();
+    }
+    (changed, recheck)
+}

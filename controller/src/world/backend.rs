@@ -1,0 +1,131 @@
+//! Which supervisor is called, and how its errors become faults.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use microagent_base::durable;
+use microagent_crds::Backend;
+use microagent_supervisor_protocol::{CallError, Capabilities, Supervisor};
+
+use crate::memory::Fault;
+
+/// How long a supervisor may take to say what it can do. It probes the hypervisor for that.
+const CAPABILITIES_DEADLINE: Duration = Duration::from_secs(20);
+/// How long an answer holds. Hypervisors and VMMs come and go rarely.
+const GOOD_FOR: Duration = Duration::from_secs(600);
+/// How long a failure, or the answer that no machine can start, holds.
+const BAD_FOR: Duration = Duration::from_secs(10);
+/// The file in a machine's directory that names the backend which the machine was first started with.
+const CHOICE: &str = "backend";
+
+/// The supervisors of this host and what they can do.
+#[derive(Default)]
+pub(super) struct Backends {
+    known: Mutex<HashMap<&'static str, (Instant, Result<Capabilities, Fault>)>>,
+}
+
+/// A supervisor that can start machines.
+#[derive(Clone, Debug)]
+pub(super) struct Chosen {
+    pub(super) name: &'static str,
+    pub(super) supervisor: Supervisor,
+    pub(super) capabilities: Capabilities,
+}
+
+impl Backends {
+    /// The supervisor for a new machine. Blocks when its abilities are not known yet.
+    pub(super) fn choose(&self, wanted: Backend) -> Result<Chosen, Fault> {
+        let candidates: &[&'static str] = match wanted {
+            Backend::Auto if cfg!(target_os = "macos") => &["AppleVf", "Qemu"],
+            Backend::Auto => &["Firecracker", "Qemu"],
+            Backend::Firecracker => &["Firecracker"],
+            Backend::Qemu => &["Qemu"],
+            Backend::AppleVf => &["AppleVf"],
+        };
+        let mut reasons = Vec::new();
+        for name in candidates {
+            match self.capabilities(name) {
+                Ok(capabilities) if !capabilities.accelerators.is_empty() => {
+                    let supervisor = find(name)?;
+                    return Ok(Chosen { name, supervisor, capabilities });
+                }
+                Ok(capabilities) => {
+                    let why = capabilities.accelerator_reason.unwrap_or_else(|| "it can start no machine here".to_owned());
+                    reasons.push(format!("{name}: {why}"));
+                }
+                Err(fault) => reasons.push(format!("{name}: {}", fault.message)),
+            }
+        }
+        Err(Fault {
+            code: "BackendUnavailable".to_owned(),
+            message: format!("no backend can start a machine on this host; {}; see `microagent doctor`", reasons.join("; ")),
+            retryable: false,
+        })
+    }
+
+    fn capabilities(&self, name: &'static str) -> Result<Capabilities, Fault> {
+        let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, answer)) = lock().get(name) {
+            let usable = answer.as_ref().is_ok_and(|c| !c.accelerators.is_empty());
+            if at.elapsed() < if usable { GOOD_FOR } else { BAD_FOR } {
+                return answer.clone();
+            }
+        }
+        let answer = find(name).and_then(|s| s.capabilities(CAPABILITIES_DEADLINE).map_err(|e| fault(&e)));
+        lock().insert(name, (Instant::now(), answer.clone()));
+        answer
+    }
+}
+
+/// The supervisor of the machine in this directory: the one it was started with.
+pub(super) fn of_machine(dir: &Path) -> Result<(String, Supervisor), Fault> {
+    let path = dir.join(CHOICE);
+    match fs::read_to_string(&path) {
+        Ok(name) => find(name.trim()).map(|supervisor| (name.trim().to_owned(), supervisor)),
+        // Started by nobody yet: only QEMU's supervisor leaves nothing behind without a record.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => find("Qemu").map(|s| ("Qemu".to_owned(), s)),
+        Err(e) => Err(Fault {
+            code: "HostError".to_owned(),
+            message: format!("cannot read {}: {e}", path.display()),
+            retryable: true,
+        }),
+    }
+}
+
+/// Remembers with which backend a machine is started, before it is.
+pub(super) fn remember(dir: &Path, name: &str) -> Result<(), Fault> {
+    let path = dir.join(CHOICE);
+    if fs::read_to_string(&path).is_ok_and(|known| known.trim() == name) {
+        return Ok(());
+    }
+    durable::private_dir(dir).and_then(|()| durable::write(&path, format!("{name}\n").as_bytes())).map_err(|e| Fault {
+        code: "HostError".to_owned(),
+        message: e.to_string(),
+        retryable: true,
+    })
+}
+
+fn find(name: &str) -> Result<Supervisor, Fault> {
+    Supervisor::find(name).map_err(|e| fault(&e))
+}
+
+/// A failed call as a fault. A supervisor that is absent or speaks nonsense is for a person to mend.
+pub(super) fn fault(error: &CallError) -> Fault {
+    let code = match error.category() {
+        code if code.starts_with("Supervisor") => "SupervisorFailed",
+        code => code,
+    };
+    let message = match error {
+        CallError::Refused { error, .. } => {
+            let details = error.details.as_ref().map(|text| format!("; it said: {text}")).unwrap_or_default();
+            format!("{}; {}{details}", error.message, error.remediation)
+        }
+        other => other.to_string(),
+    };
+    Fault { code: code.to_owned(), message, retryable: error.retryable() }
+}

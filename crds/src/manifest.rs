@@ -1,0 +1,426 @@
+//! Reads manifests: a text with one or several documents becomes checked workspaces, or errors that show the place.
+
+use std::{collections::BTreeMap, fmt};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::{Value, json};
+
+use crate::{
+    hint, name,
+    path::{FieldPath, Step},
+    reason::Reason,
+    schema,
+    spec::{Workspace, WorkspaceSpec},
+    unsupported::{self, Origin},
+    validate, yaml,
+    yaml::Position,
+};
+
+/// The largest file that is read, in bytes.
+pub const MAX_FILE_BYTES: usize = 1 << 20;
+/// The most documents in one file.
+pub const MAX_DOCUMENTS: usize = 256;
+/// The most bytes of annotations, keys and values, as in Kubernetes.
+const MAX_ANNOTATION_BYTES: usize = 256 << 10;
+/// Of the source line, as much is shown.
+const SHOWN_COLUMNS: usize = 120;
+
+/// The kind of an error in a manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ManifestErrorKind {
+    /// The file or one of its parts is larger than is read.
+    TooLarge,
+    /// The text is not YAML.
+    InvalidYaml,
+    /// A key stands twice.
+    DuplicateKey,
+    /// The document is not a `Workspace` of this version.
+    NotAWorkspace,
+    /// A field has a name that is not known.
+    UnknownField,
+    /// A field is missing.
+    MissingField,
+    /// A field has a value of another type or form.
+    InvalidValue,
+    /// A rule is broken.
+    InvalidSpec,
+    /// A field asks for what cannot be done yet.
+    NotSupported,
+}
+
+impl ManifestErrorKind {
+    /// The stable name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TooLarge => "TooLarge",
+            Self::InvalidYaml => "InvalidYaml",
+            Self::DuplicateKey => "DuplicateKey",
+            Self::NotAWorkspace => "NotAWorkspace",
+            Self::UnknownField => "UnknownField",
+            Self::MissingField => "MissingField",
+            Self::InvalidValue => "InvalidValue",
+            Self::InvalidSpec => "InvalidSpec",
+            Self::NotSupported => "NotSupported",
+        }
+    }
+}
+
+/// What is wrong with one document of a manifest, and where. `Display` shows the source line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestError {
+    /// The kind of error.
+    pub kind: ManifestErrorKind,
+    /// The file, as the caller named it.
+    pub file: String,
+    /// The document in the file, counted from 0.
+    pub document: usize,
+    /// Namespace and name of the workspace, when they could be read: which one is affected.
+    pub workspace: Option<(String, String)>,
+    /// The line, counted from 1; 0 when it is not known.
+    pub line: usize,
+    /// The column in characters, counted from 1; 0 when it is not known.
+    pub column: usize,
+    /// The field, such as `spec.disks[0].name`; empty for the document as a whole.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// What else is wrong in the same document, each with its field.
+    pub others: Vec<String>,
+    /// The source line, cut to what can be shown.
+    pub source: Option<String>,
+}
+
+impl ManifestError {
+    /// The stable code of the error's kind.
+    #[must_use]
+    pub fn category(&self) -> &'static str {
+        self.kind.as_str()
+    }
+
+    /// The reason of the `Stalled` condition that it causes.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self.kind {
+            ManifestErrorKind::NotSupported => Reason::NotSupported,
+            _ => Reason::InvalidManifest,
+        }
+    }
+}
+
+impl std::error::Error for ManifestError {}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "error[{}]: {}", self.category(), self.message)?;
+        let margin = " ".repeat(self.line.to_string().len());
+        write!(f, "{margin}--> {}", self.file)?;
+        if self.line > 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        if !self.path.is_empty() {
+            write!(f, " ({})", self.path)?;
+        }
+        if let Some(source) = self.source.as_ref().filter(|_| self.line > 0) {
+            write!(f, "\n{margin} |\n{} | {source}", self.line)?;
+            if self.column <= SHOWN_COLUMNS {
+                write!(f, "\n{margin} | {}^", " ".repeat(self.column.saturating_sub(1)))?;
+            }
+        }
+        for other in &self.others {
+            write!(f, "\n{margin} = also: {other}")?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "\n{margin} = help: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads every document of a text. `file` is how errors name it.
+///
+/// Each document is one `Workspace`: every key is known, every rule of the schema is kept, defaults are filled in, and
+/// nothing is asked for that cannot be done yet. Empty documents are passed over. What the API server adds to an object
+/// (`status`, and in `metadata` the likes of `uid` and `resourceVersion`) is passed over too, so that the output of
+/// `kubectl get -o yaml` can be used. A document that is not YAML hides those behind it.
+#[must_use]
+pub fn parse(text: &str, file: &str) -> Vec<Result<Workspace, ManifestError>> {
+    if text.len() > MAX_FILE_BYTES {
+        let message = format!("the file has {} bytes; at most {MAX_FILE_BYTES} are read", text.len());
+        let problem = Problem::new(ManifestErrorKind::TooLarge, FieldPath::default(), message)
+            .hint("split it into several files, and keep large contents in the image or on a disk");
+        return vec![Err(problem.place(text, file, 0, None, None))];
+    }
+    let mut results: Vec<(usize, Result<Workspace, (Problem, Option<Value>)>)> = Vec::new();
+    for (nth, document) in yaml::documents(text, MAX_DOCUMENTS + 1).into_iter().enumerate() {
+        if nth == MAX_DOCUMENTS {
+            let message = format!("the file has more than {MAX_DOCUMENTS} documents");
+            let problem = Problem::new(ManifestErrorKind::TooLarge, FieldPath::default(), message);
+            results.push((nth, Err((problem.hint("split it into several files"), None))));
+            break;
+        }
+        match document {
+            Ok(Value::Null) => {}
+            Ok(value) => results.push((nth, decode(&value).map_err(|problem| (problem, Some(value))))),
+            Err(error) => results.push((nth, Err((Problem::from_yaml(error), None)))),
+        }
+    }
+    let wanted: Vec<_> = results
+        .iter()
+        .filter_map(|(nth, result)| match result {
+            Err((problem, Some(value))) => Some((*nth, problem.path.existing_in(value))),
+            _ => None,
+        })
+        .collect();
+    let mut found = yaml::locate(text, &wanted).into_iter();
+    results
+        .into_iter()
+        .map(|(nth, result)| {
+            result.map_err(|(problem, value)| {
+                let position = if value.is_some() { found.next().flatten() } else { problem.position };
+                problem.place(text, file, nth, position, value.as_ref().and_then(identity))
+            })
+        })
+        .collect()
+}
+
+/// What is wrong with a document, before its place in the text is known.
+struct Problem {
+    kind: ManifestErrorKind,
+    path: FieldPath,
+    message: String,
+    hint: Option<String>,
+    others: Vec<String>,
+    position: Option<Position>,
+}
+
+impl Problem {
+    fn new(kind: ManifestErrorKind, path: FieldPath, message: impl Into<String>) -> Self {
+        Self { kind, path, message: message.into(), hint: None, others: Vec::new(), position: None }
+    }
+
+    fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    fn from_yaml(error: yaml::YamlError) -> Self {
+        let kind = match &error.message {
+            message if message.starts_with("duplicate key") => ManifestErrorKind::DuplicateKey,
+            message if message.starts_with("the document is too large") => ManifestErrorKind::TooLarge,
+            _ => ManifestErrorKind::InvalidYaml,
+        };
+        Self { position: error.position, ..Self::new(kind, error.path, error.message) }
+    }
+
+    fn from_serde(path: FieldPath, message: String) -> Self {
+        let hint = hint::for_message(&message);
+        let kind = match () {
+            () if message.starts_with("unknown field") => ManifestErrorKind::UnknownField,
+            () if message.starts_with("missing field") => ManifestErrorKind::MissingField,
+            () => ManifestErrorKind::InvalidValue,
+        };
+        // The names that could have been meant are many; the hint has the one that matters.
+        let short = match message.split_once(", expected ") {
+            Some((start, _)) if hint.is_some() && message.starts_with("unknown") => start.to_owned(),
+            _ => message,
+        };
+        Self { hint, ..Self::new(kind, path, short) }
+    }
+
+    /// The first of several problems, with the others behind it.
+    fn first_of(kind: ManifestErrorKind, all: Vec<(String, String, Option<&str>)>) -> Option<Self> {
+        let mut all = all.into_iter();
+        let (path, message, hint) = all.next()?;
+        let others = all.map(|(path, message, _)| format!("{path}: {message}")).collect();
+        let problem = Self { others, ..Self::new(kind, FieldPath::parse(&path), message) };
+        Some(Self { hint: hint.map(str::to_owned), ..problem })
+    }
+
+    fn place(
+        self,
+        text: &str,
+        file: &str,
+        document: usize,
+        position: Option<Position>,
+        workspace: Option<(String, String)>,
+    ) -> ManifestError {
+        let source = position.and_then(|at| text.lines().nth(at.line.saturating_sub(1))).map(|line| {
+            // A tab or control character would move the caret, or the terminal.
+            line.chars().take(SHOWN_COLUMNS).map(|c| if c.is_control() { ' ' } else { c }).collect()
+        });
+        ManifestError {
+            kind: self.kind,
+            file: file.to_owned(),
+            document,
+            workspace,
+            line: position.map_or(0, |at| at.line),
+            column: position.map_or(0, |at| at.column),
+            path: self.path.to_string(),
+            message: self.message,
+            hint: self.hint,
+            others: self.others,
+            source,
+        }
+    }
+}
+
+/// A manifest as it may be written: the resource's own type is more tolerant, because the API server's objects have more.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Document {
+    #[serde(rename = "apiVersion")]
+    _api_version: IgnoredAny,
+    #[serde(rename = "kind")]
+    _kind: IgnoredAny,
+    metadata: Metadata,
+    spec: WorkspaceSpec,
+    #[serde(default, rename = "status")]
+    _status: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Metadata {
+    name: String,
+    #[serde(default = "default_namespace")]
+    namespace: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+    // What the API server adds; it means nothing here.
+    #[serde(default, rename = "uid")]
+    _uid: Option<IgnoredAny>,
+    #[serde(default, rename = "resourceVersion")]
+    _resource_version: Option<IgnoredAny>,
+    #[serde(default, rename = "generation")]
+    _generation: Option<IgnoredAny>,
+    #[serde(default, rename = "creationTimestamp")]
+    _creation_timestamp: Option<IgnoredAny>,
+    #[serde(default, rename = "deletionTimestamp")]
+    _deletion_timestamp: Option<IgnoredAny>,
+    #[serde(default, rename = "deletionGracePeriodSeconds")]
+    _deletion_grace_period_seconds: Option<IgnoredAny>,
+    #[serde(default, rename = "managedFields")]
+    _managed_fields: Option<IgnoredAny>,
+    #[serde(default, rename = "ownerReferences")]
+    _owner_references: Option<IgnoredAny>,
+    #[serde(default, rename = "finalizers")]
+    _finalizers: Option<IgnoredAny>,
+    #[serde(default, rename = "selfLink")]
+    _self_link: Option<IgnoredAny>,
+}
+
+fn default_namespace() -> String {
+    "default".to_owned()
+}
+
+/// Namespace and name, when both can be read.
+fn identity(value: &Value) -> Option<(String, String)> {
+    let metadata = value.get("metadata")?;
+    let namespace = metadata.get("namespace").map_or(Some("default"), Value::as_str)?;
+    Some((namespace.to_owned(), metadata.get("name")?.as_str()?.to_owned()))
+}
+
+fn decode(document: &Value) -> Result<Workspace, Problem> {
+    check_kind(document)?;
+    let mut value = document.clone();
+    schema::drop_nulls(&mut value, schema::openapi());
+    if let Some(Value::Object(metadata)) = value.get_mut("metadata") {
+        metadata.retain(|name, member| {
+            !(member.is_null() && ["namespace", "labels", "annotations"].contains(&name.as_str()))
+        });
+    }
+    let spec_as_written = value.get("spec").cloned().unwrap_or_default();
+    let decoded: Document = yaml::decode(value).map_err(|(path, message)| Problem::from_serde(path, message))?;
+    check_metadata(&decoded.metadata)?;
+    let Metadata { name, namespace, labels, annotations, .. } = decoded.metadata;
+    let object = json!({
+        "apiVersion": API_VERSION,
+        "kind": "Workspace",
+        "metadata": { "name": name, "namespace": namespace },
+        "spec": spec_as_written,
+    });
+    let violations = validate::violations(&object, None).into_iter().map(|v| (v.path, v.message, None)).collect();
+    if let Some(problem) = Problem::first_of(ManifestErrorKind::InvalidSpec, violations) {
+        return Err(problem);
+    }
+    let refusals = unsupported::refusals(&decoded.spec, Origin::Folder);
+    let refusals = refusals.into_iter().map(|r| (r.path, r.message, Some(r.instead))).collect();
+    if let Some(problem) = Problem::first_of(ManifestErrorKind::NotSupported, refusals) {
+        return Err(problem);
+    }
+    let metadata = ObjectMeta {
+        name: Some(name),
+        namespace: Some(namespace),
+        labels: (!labels.is_empty()).then_some(labels),
+        annotations: (!annotations.is_empty()).then_some(annotations),
+        ..ObjectMeta::default()
+    };
+    Ok(Workspace { metadata, spec: decoded.spec, status: None })
+}
+
+const API_VERSION: &str = "microagent.dev/v1alpha1";
+
+/// Told apart before anything else, so that a Pod is called a Pod and not a workspace with strange fields.
+fn check_kind(document: &Value) -> Result<(), Problem> {
+    use ManifestErrorKind::{MissingField, NotAWorkspace};
+    let hint = format!("a manifest starts with `apiVersion: {API_VERSION}` and `kind: Workspace`");
+    if !document.is_object() {
+        let message = "the document is not a map of fields";
+        return Err(Problem::new(NotAWorkspace, FieldPath::default(), message).hint(hint));
+    }
+    for (field, wanted) in [("kind", "Workspace"), ("apiVersion", API_VERSION)] {
+        let path = FieldPath(vec![Step::Key(field.to_owned())]);
+        match document.get(field) {
+            Some(Value::String(text)) if text == wanted => {}
+            Some(Value::String(text)) if text == "List" => {
+                let hint = "write each item as a document of its own, with `---` between them";
+                return Err(Problem::new(NotAWorkspace, path, "a `List` is not read").hint(hint));
+            }
+            Some(found) => {
+                let message = format!("`{field}` is {found}, and not \"{wanted}\"");
+                return Err(Problem::new(NotAWorkspace, path, message).hint(hint));
+            }
+            None => return Err(Problem::new(MissingField, path, format!("missing field `{field}`")).hint(hint)),
+        }
+    }
+    Ok(())
+}
+
+fn check_metadata(metadata: &Metadata) -> Result<(), Problem> {
+    let invalid = |keys: &[&str], message: &str| {
+        let steps = keys.iter().map(|key| Step::Key((*key).to_owned())).collect();
+        Problem::new(ManifestErrorKind::InvalidValue, FieldPath(steps), message)
+    };
+    name::check_name(&metadata.name).map_err(|must| invalid(&["metadata", "name"], must))?;
+    name::check_namespace(&metadata.namespace).map_err(|must| invalid(&["metadata", "namespace"], must))?;
+    for (key, value) in &metadata.labels {
+        name::check_key(key)
+            .and_then(|()| name::check_label_value(value))
+            .map_err(|must| invalid(&["metadata", "labels", key], must))?;
+    }
+    for key in metadata.annotations.keys() {
+        name::check_key(key).map_err(|must| invalid(&["metadata", "annotations", key], must))?;
+    }
+    let bytes: usize = metadata.annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > MAX_ANNOTATION_BYTES {
+        return Err(invalid(&["metadata", "annotations"], "must have at most 262144 bytes together"));
+    }
+    Ok(())
+}
+
+impl Workspace {
+    /// The workspace with every default filled in, as the API server would store it.
+    ///
+    /// The defaults of the spec are part of its type, so that a spec has them from the moment it is made; what is left
+    /// is the namespace.
+    #[must_use]
+    pub fn defaulted(mut self) -> Self {
+        self.metadata.namespace.get_or_insert_with(default_namespace);
+        self
+    }
+}

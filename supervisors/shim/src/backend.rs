@@ -1,0 +1,51 @@
+//! What a backend adds to the shared parts.
+
+use microagent_supervisor_protocol::{Accelerator, Capabilities, Check, ErrorBody, Identity, MachineConfig};
+use serde::{Deserialize, Serialize};
+
+/// One way to run machines.
+pub trait Backend: Sync {
+    /// What works here. Verbs that are not named in it are refused before the backend is asked.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Looks at the host and, where one is given, at what a machine asks for.
+    fn check(&self, config: Option<&MachineConfig>) -> Vec<Check>;
+
+    /// How to start the machine: the best way first, the others for when it shows no sign of life. Paths of sockets in it are
+    /// relative: every program runs in the machine's directory.
+    ///
+    /// # Errors
+    /// When there is no way on this host.
+    fn launches(&self, identity: &Identity, config: &MachineConfig) -> Result<Vec<Launch>, ErrorBody>;
+
+    /// Told when a launch showed no sign of life and the next is tried, so that later starts need not wait for it.
+    fn gave_up(&self, launch: &Launch, why: &str);
+}
+
+/// One way to start one machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// What will run the guest's instructions.
+    pub accelerator: Accelerator,
+    /// Why it is not the fastest there is.
+    pub accelerator_reason: Option<String>,
+    /// A program that the VMM needs, started before it: the one that serves vsock.
+    pub helper: Option<Program>,
+    /// The VMM. Its standard output is the serial console.
+    pub vmm: Program,
+    /// The guest's vsock address, where the host's kernel serves vsock and the shim has to serve the Unix socket.
+    pub kernel_vsock_cid: Option<u32>,
+    /// How long the console may stay silent before the next launch is tried, in milliseconds. Nothing is tried when absent.
+    pub silence_ms: Option<u64>,
+}
+
+/// A program to run in the machine's directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// The executable.
+    pub path: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// A Unix socket that is there once the program can be used.
+    pub socket: Option<String>,
+}

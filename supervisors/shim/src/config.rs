@@ -1,0 +1,80 @@
+//! A machine's configuration, checked for what holds on every backend.
+
+use std::{fs::OpenOptions, io, path::Path};
+
+use microagent_supervisor_protocol::{Capabilities, ErrorBody, ErrorCode, Identity, MachineConfig, Target};
+
+/// The least memory a machine can have, in MiB: a distribution's kernel and its initramfs need it.
+const MIN_MEMORY_MIB: u64 = 64;
+
+/// The most memory, in MiB: what 46 bits of address reach.
+const MAX_MEMORY_MIB: u64 = 1 << 26;
+
+/// The most disks: `microvm` has 24 transports, some of which vsock and entropy take.
+const MAX_DISKS: usize = 16;
+
+/// The longest command line of an x86 kernel is 2048 bytes; the supervisor's own words need some of it.
+const MAX_KERNEL_ARGS: usize = 1024;
+
+/// Checks a UID: it goes into names and messages.
+pub(crate) fn uid(target: &Target) -> Result<(), ErrorBody> {
+    let uid = &target.uid;
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if uid.is_empty() || uid.len() > 63 || !uid.bytes().all(good) {
+        let message = "the UID must be 1 to 63 lower-case letters, digits and `-`";
+        return Err(ErrorBody::new(ErrorCode::InvalidRequest, message));
+    }
+    Ok(())
+}
+
+/// Checks that the identity is of the target.
+pub(crate) fn identity(target: &Target, identity: &Identity) -> Result<(), ErrorBody> {
+    if identity.uid != target.uid {
+        let message = format!("the identity is of {}, the target is {}", identity.uid, target.uid);
+        return Err(ErrorBody::new(ErrorCode::IdentityMismatch, message));
+    }
+    if identity.boot_id.is_empty() || identity.boot_id.len() > 128 {
+        return Err(ErrorBody::new(ErrorCode::InvalidRequest, "the boot id must have 1 to 128 bytes"));
+    }
+    Ok(())
+}
+
+/// Checks bounds and files.
+pub(crate) fn machine(config: &MachineConfig, capabilities: &Capabilities) -> Result<(), ErrorBody> {
+    let unsupported = |message: String| Err(ErrorBody::new(ErrorCode::UnsupportedConfig, message));
+    if config.vcpus == 0 || config.vcpus > capabilities.max_vcpus {
+        return unsupported(format!("{} virtual CPUs: between 1 and {} can be had", config.vcpus, capabilities.max_vcpus));
+    }
+    if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&config.memory_mib) {
+        return unsupported(format!(
+            "{} MiB of memory: between {MIN_MEMORY_MIB} and {MAX_MEMORY_MIB} can be had",
+            config.memory_mib
+        ));
+    }
+    if config.disks.len() > MAX_DISKS {
+        return unsupported(format!("{} disks: at most {MAX_DISKS} can be had", config.disks.len()));
+    }
+    if config.qemu.is_some() && capabilities.backend != "Qemu" {
+        return unsupported(format!("options of QEMU were given to backend {}", capabilities.backend));
+    }
+    let args = &config.kernel.args;
+    if args.iter().any(|a| a.chars().any(char::is_control)) || args.iter().map(|a| a.len() + 1).sum::<usize>() > MAX_KERNEL_ARGS
+    {
+        return unsupported(format!(
+            "the kernel's arguments must be printable and have at most {MAX_KERNEL_ARGS} bytes together"
+        ));
+    }
+    file("kernel", &config.kernel.path, false)?;
+    file("initramfs", &config.initramfs, false)?;
+    config.disks.iter().try_for_each(|d| file(&format!("disk {}", d.id), &d.path, !d.read_only))
+}
+
+fn file(what: &str, path: &Path, write: bool) -> Result<(), ErrorBody> {
+    let unavailable = |why: String| ErrorBody::new(ErrorCode::FileUnavailable, format!("{what} {}: {why}", path.display()));
+    if !path.is_absolute() {
+        return Err(unavailable("the path is not absolute".to_owned()));
+    }
+    let opened = OpenOptions::new().read(true).write(write).open(path);
+    let kind = opened.and_then(|f| f.metadata()).map_err(|e: io::Error| unavailable(e.to_string()))?;
+    if kind.is_dir() { Err(unavailable("it is a directory".to_owned())) } else { Ok(()) }
+}

@@ -1,0 +1,127 @@
+//! The shim's connection to guest-init.
+
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, mpsc::SyncSender},
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use jiff::Timestamp;
+use microagent_guest_protocol::{
+    CONTROL_PORT, Config, Event, Request, ShutdownReply,
+    frame::{self, Kind},
+};
+use microagent_supervisor_protocol::vsock;
+
+use crate::{
+    dir::{VSOCK_SOCKET, WORKLOAD_LOG},
+    log::{CriLog, Stream},
+    run::Signal,
+};
+
+/// How long the guest may take for one handshake: it runs already when it is tried, but may be translated on a busy host.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How long a guest may let its configuration wait in the pipe.
+const CONFIGURE: Duration = Duration::from_secs(60);
+
+/// What came of the connection.
+#[derive(Debug)]
+pub(crate) enum Word {
+    /// Nothing listens yet.
+    NotYet(io::Error),
+    /// The guest tells this.
+    Event(Event),
+    /// The connection is over; why, where the guest broke the protocol.
+    Over(Option<String>),
+}
+
+/// The configuration until it is sent; it may hold secrets and is forgotten then.
+pub(crate) type Waiting = Arc<Mutex<Option<Box<Config>>>>;
+
+/// Tries once to connect and, where the guest listens, configures it and listens to it until it is over.
+pub(crate) fn connect(waiting: Waiting, log_bytes: u64, signals: SyncSender<Signal>) -> io::Result<()> {
+    let tell = move |word| signals.send(Signal::Guest(word)).is_ok();
+    thread::Builder::new().name("guest".to_owned()).spawn(move || {
+        let stream = match vsock::connect(Path::new(VSOCK_SOCKET), CONTROL_PORT, HANDSHAKE) {
+            Ok(stream) => stream,
+            Err(e) => {
+                tell(Word::NotYet(e));
+                return;
+            }
+        };
+        let Some(mut config) = waiting.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        config.realtime_ns = realtime_ns();
+        let sent = stream
+            .set_write_timeout(Some(CONFIGURE))
+            .and_then(|()| frame::write_message(&mut &stream, &Request::Configure(config)));
+        let over = match sent {
+            Ok(()) => listen(&mut &stream, log_bytes, &tell).err(),
+            Err(e) => Some(format!("the guest did not take its configuration: {e}")),
+        };
+        tell(Word::Over(over));
+    })?;
+    Ok(())
+}
+
+fn listen(reader: &mut impl io::Read, log_bytes: u64, tell: &impl Fn(Word) -> bool) -> Result<(), String> {
+    let mut log = CriLog::open(Path::new(WORKLOAD_LOG), log_bytes);
+    let result = listen_with(reader, &mut log, tell);
+    log.flush(Timestamp::now());
+    result
+}
+
+fn listen_with(reader: &mut impl io::Read, log: &mut CriLog, tell: &impl Fn(Word) -> bool) -> Result<(), String> {
+    loop {
+        let frame = match frame::read(reader) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => return Err(e.to_string()),
+            // The VMM or its vsock ended in the middle of a frame: whatever ended it is told elsewhere.
+            Err(_) => return Ok(()),
+        };
+        match frame.kind {
+            Kind::Stdout => log.write(Stream::Stdout, &frame.payload, Timestamp::now()),
+            Kind::Stderr => log.write(Stream::Stderr, &frame.payload, Timestamp::now()),
+            Kind::Stdin => return Err("the guest sent a frame of standard input".to_owned()),
+            Kind::Message => {
+                let event: Event = frame.message().map_err(|e| format!("the guest told what is no event: {e}"))?;
+                let last = matches!(event, Event::WorkloadExited { .. } | Event::Failed { .. });
+                if last {
+                    // Whoever reads of the end must find all of the output.
+                    log.flush(Timestamp::now());
+                }
+                // Hanging up after the last word tells the guest that it arrived.
+                if !tell(Word::Event(event)) || last {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// Asks guest-init to shut down.
+pub(crate) fn shutdown(grace_seconds: u32) {
+    let ask = move || -> io::Result<()> {
+        let stream = vsock::connect(Path::new(VSOCK_SOCKET), CONTROL_PORT, HANDSHAKE)?;
+        stream.set_write_timeout(Some(HANDSHAKE))?;
+        stream.set_read_timeout(Some(HANDSHAKE))?;
+        frame::write_message(&mut &stream, &Request::Shutdown { grace_seconds })?;
+        frame::read_message::<ShutdownReply>(&mut &stream)?;
+        Ok(())
+    };
+    let asked = thread::Builder::new().name("shutdown".to_owned()).spawn(move || {
+        if let Err(e) = ask() {
+            eprintln!("the guest cannot be asked to shut down: {e}; it is ended when its grace period is over");
+        }
+    });
+    if let Err(e) = asked {
+        eprintln!("cannot start a thread: {e}");
+    }
+}
+
+fn realtime_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(0))
+}

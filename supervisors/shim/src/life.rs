@@ -1,0 +1,214 @@
+//! The life of one boot: what the guest may tell, in which order, and what its end means. No I/O.
+
+use jiff::Timestamp;
+use microagent_guest_protocol::{Event, Exit};
+use microagent_supervisor_protocol::{ErrorBody, ErrorCode, ErrorText, Machine, MachineState};
+
+/// The longest message of the guest that is kept, in characters.
+const MAX_MESSAGE: usize = 4096;
+
+/// The longest code of the guest that is kept, in characters.
+const MAX_CODE: usize = 64;
+
+/// How far the guest has come. The order of the variants is that of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Silent,
+    Configured,
+    Mounted,
+    InSetup(u32),
+    Workload,
+    /// It has said its last; it powers off.
+    Done,
+}
+
+/// How the VMM ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VmmEnd {
+    /// Whether it exited with 0.
+    pub(crate) success: bool,
+    /// Its status, for people.
+    pub(crate) status: String,
+    /// The end of its standard error.
+    pub(crate) stderr: String,
+    /// The end of the console.
+    pub(crate) console: String,
+}
+
+/// One boot of a machine.
+pub(crate) struct Life {
+    /// What is true of it.
+    pub(crate) machine: Machine,
+    stage: Stage,
+    setup_steps: u32,
+    next_step: u32,
+    wished: bool,
+    panic: Option<String>,
+}
+
+impl Life {
+    pub(crate) fn new(machine: Machine, setup_steps: u32) -> Self {
+        Self { machine, stage: Stage::Silent, setup_steps, next_step: 0, wished: false, panic: None }
+    }
+
+    pub(crate) fn is_configured(&self) -> bool {
+        self.stage >= Stage::Configured
+    }
+
+    /// Whether the guest has said its last.
+    pub(crate) fn is_done(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
+    pub(crate) fn panicked(&mut self, line: String) {
+        self.panic.get_or_insert(line);
+    }
+
+    /// The caller wants the end.
+    pub(crate) fn wish_end(&mut self) {
+        self.wished = true;
+        self.machine.state = MachineState::Halting;
+    }
+
+    /// The shim ends the machine for this reason; the first reason stays.
+    pub(crate) fn fail(&mut self, code: ErrorCode, message: impl Into<String>, console: &str) {
+        if self.machine.failure.is_none() && !self.wished {
+            let error = ErrorBody::new(code, message);
+            self.machine.failure = Some(if console.is_empty() { error } else { error.with_details(console) });
+        }
+    }
+
+    /// Takes what the guest tells.
+    ///
+    /// # Errors
+    /// What is wrong, where it cannot be so now.
+    pub(crate) fn tell(&mut self, event: Event, now: Timestamp) -> Result<(), String> {
+        let stage = self.stage;
+        let wrong = |what: &str| Err(format!("the guest told {what} when it was {stage:?}"));
+        let guest = &mut self.machine.guest;
+        let mut at = |name: &str, ms: u64| {
+            guest.timings.insert(name.to_owned(), ms);
+        };
+        match event {
+            Event::Configured { init_ms, listening_ms, at_ms } => {
+                if stage != Stage::Silent {
+                    return wrong("Configured");
+                }
+                at("init", init_ms);
+                at("listening", listening_ms);
+                at("configured", at_ms);
+                guest.ready = true;
+                self.stage = Stage::Configured;
+                if self.machine.state == MachineState::Starting {
+                    self.machine.state = MachineState::Running;
+                }
+            }
+            Event::Mounted { at_ms } => {
+                if stage != Stage::Configured {
+                    return wrong("Mounted");
+                }
+                at("mounted", at_ms);
+                self.stage = Stage::Mounted;
+            }
+            Event::SetupStarted { index, at_ms } => {
+                if stage != Stage::Mounted || index < self.next_step || index >= self.setup_steps {
+                    return wrong(&format!("SetupStarted {index} of {}", self.setup_steps));
+                }
+                if index == 0 || !guest.timings.contains_key("setup") {
+                    at("setup", at_ms);
+                }
+                guest.setup_index = Some(index);
+                self.stage = Stage::InSetup(index);
+            }
+            Event::SetupFinished { index, exit, at_ms: _ } => {
+                if stage != Stage::InSetup(index) {
+                    return wrong(&format!("SetupFinished {index}"));
+                }
+                check_exit(exit)?;
+                self.next_step = index + 1;
+                if exit.success() {
+                    guest.setup_complete = self.next_step == self.setup_steps;
+                    self.stage = Stage::Mounted;
+                } else {
+                    guest.setup_failure = Some(exit);
+                    self.stage = Stage::Done;
+                }
+            }
+            Event::WorkloadStarted { pid: _, at_ms } => {
+                if stage != Stage::Mounted {
+                    return wrong("WorkloadStarted");
+                }
+                at("workload", at_ms);
+                guest.setup_complete = true;
+                guest.setup_index = None;
+                guest.workload_started_at = Some(now);
+                self.stage = Stage::Workload;
+            }
+            Event::WorkloadExited { exit, at_ms } => {
+                if stage != Stage::Workload {
+                    return wrong("WorkloadExited");
+                }
+                check_exit(exit)?;
+                at("exited", at_ms);
+                guest.workload_exit = Some(exit);
+                guest.workload_finished_at = Some(now);
+                self.stage = Stage::Done;
+            }
+            Event::Failed { code, message, at_ms } => {
+                if stage == Stage::Done {
+                    return wrong("Failed");
+                }
+                at("failed", at_ms);
+                guest.failure = Some(ErrorText { code: clean_code(&code), message: clean_message(&message) });
+                self.stage = Stage::Done;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the end of the VMM.
+    pub(crate) fn end(&mut self, end: &VmmEnd, now: Timestamp) {
+        let told = self.is_done() || self.wished || self.machine.failure.is_some();
+        self.machine.state = MachineState::Exited;
+        self.machine.vsock = None;
+        self.machine.finished_at = Some(now);
+        if told {
+            return;
+        }
+        if let Some(line) = self.panic.take() {
+            return self.fail(ErrorCode::GuestPanic, format!("the guest's kernel panicked: {line}"), &end.console);
+        }
+        if self.is_configured() && end.success {
+            let message = "the guest powered off and did not tell how its workload ended";
+            self.fail(ErrorCode::GuestProtocol, message, &end.console);
+            // A workload that may power the machine off can do this in good health.
+            if let Some(failure) = &mut self.machine.failure {
+                failure.retryable = true;
+            }
+            return;
+        }
+        let when = if self.is_configured() { "while the guest ran" } else { "before the guest was ready" };
+        let details = if end.stderr.is_empty() { &end.console } else { &end.stderr };
+        self.fail(ErrorCode::VmmFailed, format!("the VMM ended with {} {when}", end.status), details);
+    }
+}
+
+fn check_exit(exit: Exit) -> Result<(), String> {
+    if exit.code.is_some() == exit.signal.is_some() {
+        return Err("the guest told an exit that has not exactly one of code and signal".to_owned());
+    }
+    Ok(())
+}
+
+fn clean_code(code: &str) -> String {
+    let good = !code.is_empty() && code.len() <= MAX_CODE && code.bytes().all(|b| b.is_ascii_alphanumeric());
+    if good { code.to_owned() } else { "GuestFailure".to_owned() }
+}
+
+fn clean_message(message: &str) -> String {
+    message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_MESSAGE).collect()
+}
+
+#[cfg(test)]
+#[path = "life_tests.rs"]
+mod tests;

@@ -1,0 +1,66 @@
+//! The programs of a machine as children of the shim.
+#![allow(unsafe_code, reason = "what a child does between fork and exec has no safe form")]
+
+use std::{
+    io,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use microagent_base::process::ProcessId;
+use microagent_supervisor_protocol::{ErrorBody, ErrorCode};
+use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+
+use crate::backend::Program;
+
+/// How long a helper may take until its socket is there.
+const HELPER_READY: Duration = Duration::from_secs(10);
+
+/// How often a helper's socket is looked for: it appears within a few milliseconds, and nothing can be waited on before.
+const HELPER_LOOK: Duration = Duration::from_millis(1);
+
+/// Starts a program that the kernel kills when this thread ends: call it from the main thread only. Its standard output and
+/// error are pipes.
+pub(crate) fn spawn(program: &Program) -> Result<Child, ErrorBody> {
+    let shim: Pid = getpid();
+    let mut command = Command::new(&program.path);
+    command.args(&program.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // SAFETY: the closure only makes two system calls; it allocates nothing and takes no lock.
+    unsafe {
+        command.pre_exec(move || {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            // The shim may have ended before the line above: then nothing would end this child.
+            if getppid() == Some(shim) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+        });
+    }
+    command.spawn().map_err(|e| {
+        let code = if e.kind() == io::ErrorKind::NotFound { ErrorCode::VmmNotFound } else { ErrorCode::Host };
+        ErrorBody::new(code, format!("cannot run {}: {e}", program.path))
+    })
+}
+
+/// Waits until a helper's socket is there.
+pub(crate) fn await_socket(child: &mut Child, program: &Program) -> Result<(), ErrorBody> {
+    let Some(socket) = &program.socket else { return Ok(()) };
+    let until = Instant::now() + HELPER_READY;
+    loop {
+        if Path::new(socket).exists() {
+            return Ok(());
+        }
+        let failed = |why: String| ErrorBody::new(ErrorCode::VmmFailed, format!("{} {why}", program.path));
+        match child.try_wait() {
+            Ok(Some(status)) => return Err(failed(format!("ended with {status} before it could be used"))),
+            Ok(None) if Instant::now() > until => return Err(failed(format!("was not ready within {HELPER_READY:?}"))),
+            Ok(None) => thread::sleep(HELPER_LOOK),
+            Err(e) => return Err(failed(format!("cannot be waited for: {e}"))),
+        }
+    }
+}
+
+/// The identity of a child that is not reaped yet.
+pub(crate) fn identity(child: &Child) -> Result<ProcessId, ErrorBody> {
+    ProcessId::of(child.id()).map_err(|e| crate::dir::host("cannot read /proc", &e))
+}
