@@ -25,12 +25,11 @@ has_musl() {
         [ -d "$(rustc --print sysroot)/lib/rustlib/$musl/lib" ]
     fi
 }
+flags='-C target-feature=+crt-static'
 if has_musl; then
     target=$musl
-    flags=
 else
     target=$arch-unknown-linux-gnu
-    flags='-C target-feature=+crt-static'
 fi
 
 RUSTFLAGS="${RUSTFLAGS:-} $flags" cargo build --quiet --profile guest --package microagent-guest-init --target "$target" \

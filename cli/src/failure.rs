@@ -141,8 +141,8 @@ mod tests {
             }
         }
         for told in [true, false] {
-            let failure: Failure = Outer(io::Error::other("no"), told).into();
-            assert_eq!(failure.to_string(), "cannot read x: no");
+            let failure: Failure = Outer(io::Error::other("disk gone"), told).into();
+            assert_eq!(failure.to_string(), "cannot read x: disk gone");
         }
     }
 }

@@ -171,7 +171,7 @@ impl Drop for Lease {
 mod tests {
     use std::time::Duration;
 
-    use futures::FutureExt;
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -179,8 +179,9 @@ mod tests {
         Key::new("default", name)
     }
 
-    fn take(queue: &Queue) -> Option<String> {
-        queue.next().now_or_never().map(|lease| lease.key().name.clone())
+    /// What is due now.
+    async fn take(queue: &Queue) -> Option<String> {
+        timeout(Duration::ZERO, queue.next()).await.ok().map(|lease| lease.key().name.clone())
     }
 
     #[tokio::test(start_paused = true)]
@@ -188,8 +189,8 @@ mod tests {
         let queue = Queue::new();
         queue.add(key("a"));
         queue.add(key("a"));
-        assert_eq!(take(&queue).as_deref(), Some("a"));
-        assert_eq!(take(&queue), None);
+        assert_eq!(take(&queue).await.as_deref(), Some("a"));
+        assert_eq!(take(&queue).await, None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -227,11 +228,11 @@ mod tests {
         let lease = queue.next().await;
         queue.add(key("a"));
         queue.add(key("b"));
-        assert_eq!(take(&queue).as_deref(), Some("b"));
-        assert_eq!(take(&queue), None, "a is still being worked on");
+        assert_eq!(take(&queue).await.as_deref(), Some("b"));
+        assert_eq!(take(&queue).await, None, "a is still being worked on");
         drop(lease);
-        assert_eq!(take(&queue).as_deref(), Some("a"));
-        assert_eq!(take(&queue), None, "asked for once meanwhile, given once");
+        assert_eq!(take(&queue).await.as_deref(), Some("a"));
+        assert_eq!(take(&queue).await, None, "asked for once meanwhile, given once");
     }
 
     #[tokio::test(start_paused = true)]
@@ -242,6 +243,7 @@ mod tests {
         let lease = queue.next().await;
         queue.add_at(key("a"), start + Duration::from_secs(30));
         queue.add_at(key("a"), start + Duration::from_secs(10));
+        queue.add_at(key("a"), start + Duration::from_secs(20));
         drop(lease);
         drop(queue.next().await);
         assert_eq!(start.elapsed(), Duration::from_secs(10));
@@ -267,13 +269,13 @@ mod tests {
         let queue = Queue::new();
         queue.add(key("a"));
         queue.remove(&key("a"));
-        assert_eq!(take(&queue), None);
+        assert_eq!(take(&queue).await, None);
         queue.add(key("a"));
         let lease = queue.next().await;
         queue.add(key("a"));
         queue.remove(&key("a"));
         drop(lease);
-        assert_eq!(take(&queue), None);
+        assert_eq!(take(&queue).await, None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,6 +26,15 @@ const ELSEWHERE: &[(&str, &str)] = &[
 
 /// The hint for a message of serde, when there is one.
 pub(crate) fn for_message(message: &str) -> Option<String> {
+    if message.starts_with("invalid type") && message.ends_with("expected a sequence") {
+        return Some("write a list: `[a, b]`, or each entry on a line of its own behind `- `".to_owned());
+    }
+    if message.starts_with("invalid type") && message.contains(", expected struct ") {
+        return Some("it has fields of its own; `microagent explain` with its path lists them".to_owned());
+    }
+    if message.starts_with("failed to parse") {
+        return Some("write a time as RFC 3339 has it, such as \"2027-01-31T12:00:00Z\"".to_owned());
+    }
     let quoted = quoted(message);
     let (found, known) = quoted.split_first()?;
     if message.starts_with("unknown field") {

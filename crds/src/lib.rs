@@ -17,6 +17,7 @@ mod hint;
 pub mod kernel;
 pub mod lifecycle;
 pub mod manifest;
+mod manifest_error;
 pub mod name;
 pub mod network;
 mod path;

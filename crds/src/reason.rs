@@ -107,6 +107,10 @@ reasons! {
     WorkloadFailed,
     /// The program to run is not in the image, or cannot be executed.
     WorkloadNotFound,
+    /// The program to run is in the image and cannot be executed by the workload's user.
+    WorkloadNotExecutable,
+    /// The user or group to run as is not in the image.
+    UserNotFound,
     /// The guest's kernel ended the workload for want of memory.
     OutOfMemory,
     /// A setup command failed.
@@ -129,6 +133,10 @@ reasons! {
     RegistryUnreachable,
     /// The registry refuses: credentials are missing or not sufficient.
     RegistryDenied,
+    /// The registry asks to come back later.
+    RegistryThrottled,
+    /// The Docker configuration with the registry's login cannot be read, or its credential helper fails.
+    CredentialsUnreadable,
     /// What was downloaded does not have the digest it must have.
     DigestMismatch,
     /// A layer ends too early.
@@ -137,6 +145,12 @@ reasons! {
     UnsupportedImage,
     /// A layer is not a well-formed archive or breaks a bound.
     InvalidLayer,
+    /// A layer cannot be decompressed, or is not a tar archive.
+    LayerCorrupt,
+    /// A layer has an entry that no image may have, such as a path out of the root.
+    LayerEntryRefused,
+    /// The image is larger than this host's limits allow.
+    ImageTooLarge,
     /// The image could not be pulled for another reason.
     ImagePullFailed,
     /// The root disk could not be made.
@@ -145,6 +159,8 @@ reasons! {
     KernelNotFound,
     /// The host's package manager failed.
     PackageManagerFailed,
+    /// The host has no package manager that kernels can be had from; name one with `kernel.source: path`.
+    PackageManagerMissing,
     /// The kernel is of a form that the backend cannot boot.
     UnsupportedKernel,
     /// The kernel lacks a driver that every machine needs.
@@ -161,8 +177,16 @@ reasons! {
     SupervisorFailed,
     /// The machine could not be started.
     StartFailed,
+    /// The backend's virtual machine monitor is not installed.
+    VmmNotFound,
+    /// The program that serves the guest's vsock is not installed.
+    VsockNotFound,
+    /// The virtual machine monitor ended before the guest was ready.
+    VmmFailed,
     /// The guest did not answer in time.
     GuestTimeout,
+    /// The guest's kernel panicked.
+    GuestPanic,
     /// The guest's kernel or init failed.
     GuestFailed,
     /// The machine is gone and left no exit record.
@@ -175,6 +199,8 @@ reasons! {
     CleanupFailed,
     /// The host's disk is full.
     DiskFull,
+    /// A file that `spec.disks` names does not exist.
+    DiskNotFound,
     /// The host does not permit what is needed.
     PermissionDenied,
     /// A file or disk of the host failed.

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 
-use kube::core::cel::{CompiledSchema, Validator, compile_schema};
+use kube::core::cel::{CompiledSchema, ValidationError, Validator, compile_schema};
 use serde_json::Value;
 
 use crate::{
@@ -51,13 +51,16 @@ fn check_rules(object: &Value, old: Option<&Value>) -> Vec<Violation> {
         let (validator, compiled) = rules.get_or_init(|| (Validator::new(), compile_schema(schema::openapi())));
         match validator.validate_compiled(compiled, object, old) {
             Ok(()) => Vec::new(),
-            Err(errors) => errors
-                .into_iter()
-                .map(|error| Violation {
+            Err(errors) => {
+                let violation = |error: ValidationError| Violation {
                     path: error.field_path.trim_start_matches('.').to_owned(),
                     message: error.message,
-                })
-                .collect(),
+                };
+                let mut found: Vec<_> = errors.into_iter().map(violation).collect();
+                // They come in the order of a hash map; users and tests want the same each time.
+                found.sort_by(|a, b| a.path.cmp(&b.path));
+                found
+            }
         }
     })
 }
@@ -73,7 +76,10 @@ fn check_bounds(value: &Value, schema: &Value, path: &mut FieldPath, found: &mut
         Value::Null | Value::Bool(_) => return,
     };
     let verb = if what.is_empty() { "be" } else { "have" };
-    let too = |limit: f64, side: &str| format!("must {verb} {side} {limit} {what}").trim_end().to_owned();
+    let too = |limit: f64, side: &str| match (low, limit) {
+        ("minLength" | "minItems", 1.0) if measure < limit => "must not be empty".to_owned(),
+        _ => format!("must {verb} {side} {limit} {what}").trim_end().to_owned(),
+    };
     for message in [
         bound(low).filter(|limit| measure < *limit).map(|limit| too(limit, "at least")),
         bound(high).filter(|limit| measure > *limit).map(|limit| too(limit, "at most")),

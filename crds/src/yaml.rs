@@ -70,14 +70,24 @@ pub fn to_string<T: Serialize>(value: &T) -> Result<String, YamlError> {
 /// nothing can be read any more, so its error is the last entry.
 pub(crate) fn documents(text: &str, limit: usize) -> Vec<Result<Value, YamlError>> {
     let mut found = Vec::new();
-    for document in serde_yaml::Deserializer::from_str(text).take(limit) {
+    for document in serde_yaml::Deserializer::from_str(text).take(readable(text, limit)) {
         let budget = Budget { nodes: Cell::new(MAX_NODES), bytes: Cell::new(MAX_BYTES) };
         let mut track = serde_path_to_error::Track::new();
         let reader = serde_path_to_error::Deserializer::new(document, &mut track);
         let value = Strict(&budget).deserialize(reader);
-        found.push(value.map_err(|error| YamlError::new(&error, FieldPath::from(&track.path()))));
+        let value = value.map_err(|error| YamlError::new(&error, FieldPath::from(&track.path())));
+        found.push(value);
     }
     found
+}
+
+/// How many documents can be read: those before the first that is not YAML, and that one, for its error.
+///
+/// Behind that one `serde_yaml` gives the same error for ever, or goes on in the middle of the document and panics.
+fn readable(text: &str, limit: usize) -> usize {
+    let documents = serde_yaml::Deserializer::from_str(text).take(limit);
+    let whole = documents.map(IgnoredAny::deserialize).take_while(Result::is_ok).count();
+    (whole + 1).min(limit)
 }
 
 /// Finds where fields stand, given as (document, path); in one reading of the text, so that many errors cost no more
@@ -316,6 +326,16 @@ mod tests {
         let uses = vec!["*a"; 10_000].join(",");
         let error = documents(&format!("a: &a [{list}]\nb: [{uses}]\n"), 9).pop().unwrap().unwrap_err();
         assert!(error.message.contains("too large"), "{error}");
+    }
+
+    #[test]
+    fn text_that_is_not_yaml_is_one_error_behind_what_was_read() {
+        let found = documents("a: 1\n---\nb: [\n---\nc: 1\n", 99);
+        assert_eq!(found.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false]);
+        // An alias to nothing ends the document for the reader but not for the parser below it.
+        for text in ["<<: *a\n", "a: 1\na: [*b]\n---\nc: 1\n", "[[*a], b]\n"] {
+            assert_eq!(documents(text, 99).len(), 1, "{text}");
+        }
     }
 
     #[test]

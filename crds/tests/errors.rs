@@ -1,5 +1,8 @@
 //! What users see when a manifest is wrong: golden texts, one for each kind of mistake.
 
+// The lints spare only the test functions themselves; these are their helpers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use microagent_crds::{Reason, Workspace, manifest::MAX_FILE_BYTES, parse};
 
 const HEAD: &str = "apiVersion: microagent.dev/v1alpha1\nkind: Workspace\nmetadata:\n  name: demo\n";
@@ -96,6 +99,7 @@ fn values_of_another_type_or_form_are_explained() {
             ("a number for a text", with_spec("env:\n- name: PORT\n  value: 8080")),
             ("a truth for a text", with_spec("args: [true]")),
             ("a text for a list", with_spec("command: sleep 1")),
+            ("a number for fields", with_spec("resources: 1")),
             ("an unknown word", with_spec("runPolicy: always")),
             ("a size without sense", with_spec("resources:\n  memory: 512MB")),
             ("a size that is a number", with_spec("resources:\n  memory: 536870912")),

@@ -1,5 +1,8 @@
 //! What must be so for every input.
 
+// The lints spare only the test functions themselves; these are their helpers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use microagent_crds::{Workspace, canonical_spec_hash, parse, validate};
 use proptest::prelude::*;
 

@@ -62,9 +62,16 @@ mod tests {
 
     #[test]
     fn disks_are_named_as_the_kernel_names_them() {
-        for (disk, expected) in
-            [(0, "vda"), (1, "vdb"), (25, "vdz"), (26, "vdaa"), (51, "vdaz"), (52, "vdba"), (701, "vdzz"), (702, "vdaaa")]
-        {
+        for (disk, expected) in [
+            (0, "vda"),
+            (1, "vdb"),
+            (25, "vdz"),
+            (26, "vdaa"),
+            (51, "vdaz"),
+            (52, "vdba"),
+            (701, "vdzz"),
+            (702, "vdaaa"),
+        ] {
             assert_eq!(name(disk), expected);
         }
         assert!(name(u32::MAX).starts_with("vd"));

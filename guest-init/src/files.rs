@@ -20,8 +20,11 @@ const MAX_LINKS: usize = 40;
 pub(crate) fn write(file: &File, users: &Database) -> Result<(), Error> {
     let owner = file.owner.as_deref().map(|owner| users.owner(owner)).transpose()?.unwrap_or((Some(0), Some(0)));
     let path = Path::new(&file.path);
-    place(path, &file.content, file.mode, owner)
-        .map_err(|(doing, source)| Error::FileFailed { path: path.to_owned(), doing, source })
+    place(path, &file.content, file.mode, owner).map_err(|(doing, source)| Error::FileFailed {
+        path: path.to_owned(),
+        doing,
+        source,
+    })
 }
 
 type Step<T> = Result<T, (&'static str, io::Error)>;
@@ -35,16 +38,17 @@ fn place(path: &Path, content: &[u8], mode: u32, owner: (Option<u32>, Option<u32
     // Left by a boot that ended right here.
     let _ = fs::remove_file(&temporary);
     let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
-    let placed = new.map_err(|e| ("create it", e)).and_then(|handle| fill(handle, content, mode, owner)).and_then(|()| {
-        match fs::rename(&temporary, &path) {
-            // A mount point, such as /etc/hosts, can only be written in place.
-            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
-                let handle = open_in_place(&path).map_err(|e| ("open it", e))?;
-                fill(handle, content, mode, owner)
+    let placed =
+        new.map_err(|e| ("create it", e)).and_then(|handle| fill(handle, content, mode, owner)).and_then(|()| {
+            match fs::rename(&temporary, &path) {
+                // A mount point, such as /etc/hosts, can only be written in place.
+                Err(e) if e.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
+                    let handle = open_in_place(&path).map_err(|e| ("open it", e))?;
+                    fill(handle, content, mode, owner)
+                }
+                other => other.map_err(|e| ("move it into place", e)),
             }
-            other => other.map_err(|e| ("move it into place", e)),
-        }
-    });
+        });
     let _ = fs::remove_file(&temporary);
     placed
 }

@@ -84,8 +84,8 @@ pub(crate) fn mount_one(
 pub(crate) fn standard() -> Result<(), Error> {
     let run = directories(Path::new("/run"));
     for m in &STANDARD {
-        let mounted = fs::create_dir_all(m.target)
-            .and_then(|()| mount_one(m.kind, m.kind, m.target, m.flags, m.options));
+        let mounted =
+            fs::create_dir_all(m.target).and_then(|()| mount_one(m.kind, m.kind, m.target, m.flags, m.options));
         match mounted {
             Err(source) if !m.optional => {
                 return Err(Error::MountFailed { what: m.kind.to_owned(), target: m.target.into(), hint: "", source });
@@ -93,9 +93,12 @@ pub(crate) fn standard() -> Result<(), Error> {
             _ => {}
         }
     }
-    for (link, target) in
-        [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")]
-    {
+    for (link, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
         let _ = symlink(target, Path::new("/dev").join(link));
     }
     // Images ship directories such as /run/mysqld that their programs need; files in /run belong to an earlier boot.
@@ -103,7 +106,8 @@ pub(crate) fn standard() -> Result<(), Error> {
         let _ = directory.create();
     }
     if !Path::new("/tmp").exists() {
-        let _ = DirBuilder::new().create("/tmp").and_then(|()| fs::set_permissions("/tmp", Permissions::from_mode(0o1777)));
+        let _ =
+            DirBuilder::new().create("/tmp").and_then(|()| fs::set_permissions("/tmp", Permissions::from_mode(0o1777)));
     }
     Ok(())
 }
@@ -204,7 +208,11 @@ mod tests {
     #[test]
     fn a_mount_never_comes_before_the_one_that_it_lies_on() {
         for (i, m) in STANDARD.iter().enumerate() {
-            assert!(STANDARD[i + 1..].iter().all(|later| !Path::new(m.target).starts_with(later.target)), "{}", m.target);
+            assert!(
+                STANDARD[i + 1..].iter().all(|later| !Path::new(m.target).starts_with(later.target)),
+                "{}",
+                m.target
+            );
         }
     }
 

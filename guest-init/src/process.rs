@@ -106,8 +106,7 @@ pub(crate) fn start(
     let started = children.start(&mut command);
     // Our copies of its ends go with the command: from here on, it alone keeps its output open.
     drop(command);
-    let child =
-        started.map_err(|e| program::refusal(file, role, identity.uid, e))?.ok_or(Error::ShuttingDown)?;
+    let child = started.map_err(|e| program::refusal(file, role, identity.uid, e))?.ok_or(Error::ShuttingDown)?;
     Ok(Running { child, cgroup, input: streams.input, outputs: streams.outputs, terminal: streams.terminal })
 }
 

@@ -24,7 +24,11 @@ fn candidates(program: &str, path: &str, directory: &Path) -> Vec<PathBuf> {
 /// The file to execute for `program`.
 pub(crate) fn find(program: &str, path: &str, directory: &Path, role: Role) -> Result<PathBuf, Error> {
     if program.is_empty() {
-        return Err(Error::ProgramNotFound { role, program: String::new(), looked: "nothing: its name is empty".into() });
+        return Err(Error::ProgramNotFound {
+            role,
+            program: String::new(),
+            looked: "nothing: its name is empty".into(),
+        });
     }
     let candidates = candidates(program, path, directory);
     let mut refused = None;

@@ -31,7 +31,8 @@ const STATE: &str = "/overlay/state";
 
 /// What must not change in the upper layer, so that it can become an OCI layer: no redirects and no data-less files. (They
 /// are also what a kernel that is built with other defaults would write.)
-const OVERLAY_OPTIONS: &str = "lowerdir=/baseline,upperdir=/overlay/upper,workdir=/overlay/work,redirect_dir=off,metacopy=off,index=off";
+const OVERLAY_OPTIONS: &str =
+    "lowerdir=/baseline,upperdir=/overlay/upper,workdir=/overlay/work,redirect_dir=off,metacopy=off,index=off";
 
 /// What was mounted from disks, to be made clean again at the end.
 #[derive(Default)]

@@ -150,7 +150,7 @@ fn check(config: &Config) -> Result<(), Error> {
     if config.workload.argv.is_empty() {
         return invalid("workload.argv", "empty: name a program".to_owned());
     }
-    for file in config.files.iter().filter(|file| file.mode > MAX_MODE) {
+    if let Some(file) = config.files.iter().find(|file| file.mode > MAX_MODE) {
         return invalid("files.mode", format!("{:o} for {}: at most 7777 is allowed", file.mode, file.path));
     }
     let files = config.files.iter().map(|f| ("files.path", &f.path));

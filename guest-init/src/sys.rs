@@ -149,6 +149,13 @@ pub(crate) fn before_exec(command: &mut Command, side: ChildSide) {
 impl ChildSide {
     fn enter(&self) -> io::Result<()> {
         use rustix::{fs, io::write, process, thread};
+        // SAFETY: the set is plain data, made valid by `sigemptyset`; both calls may be made between fork and exec.
+        unsafe {
+            // Otherwise the program would start with the shutdown signals of PID 1 blocked.
+            let mut none = mem::zeroed();
+            libc::sigemptyset(&mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &none, ptr::null_mut());
+        }
         process::setsid()?;
         if self.terminal {
             process::ioctl_tiocsctty(rustix::stdio::stdin())?;

@@ -1,5 +1,7 @@
 //! guest-init as PID 1 of real machines, seen from the host.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail tests")]
+
 mod harness;
 
 use std::path::PathBuf;
@@ -35,7 +37,7 @@ impl Disks {
     /// One boot from configuration to power-off.
     fn run(&self, tools: &Tools, config: &Config) -> Told {
         let mut vm = self.boot(tools);
-        let told = Session::configure(&vm, config).to_the_end(&vm);
+        let told = Session::configure(&vm, config).until_the_end(&vm);
         vm.wait_until_off();
         assert!(image::is_clean(&self.writable));
         told
@@ -44,20 +46,24 @@ impl Disks {
 
 #[test]
 fn a_workload_s_code_and_all_of_its_output_arrive_before_the_power_off() {
-    let Some(tools) = harness::tools("a_workload_s_code_and_all_of_its_output_arrive_before_the_power_off") else { return };
+    let Some(tools) = harness::tools("a_workload_s_code_and_all_of_its_output_arrive_before_the_power_off") else {
+        return;
+    };
     let script = "echo started >&2; head -c 10485760 /dev/zero | tr '\\0' x; sleep 1000 & exit 7";
     let told = Disks::new(tools).run(tools, &config(sh(script)));
     assert_eq!(told.workload_exit(), Some(Exit::code(7)));
     assert_eq!(told.stdout.len(), 10 << 20);
     assert!(told.stdout.iter().all(|b| *b == b'x'));
     assert_eq!(told.stderr, b"started\n");
-    let names: Vec<_> = told.events.iter().map(|e| format!("{e:?}").split([' ', '{']).next().unwrap().to_owned()).collect();
+    let names: Vec<_> =
+        told.events.iter().map(|e| format!("{e:?}").split([' ', '{']).next().unwrap().to_owned()).collect();
     assert_eq!(names, ["Configured", "Mounted", "WorkloadStarted", "WorkloadExited"]);
 }
 
 #[test]
 fn setup_runs_once_in_the_life_of_the_writable_disk_and_files_come_at_every_boot() {
-    let Some(tools) = harness::tools("setup_runs_once_in_the_life_of_the_writable_disk_and_files_come_at_every_boot") else {
+    let Some(tools) = harness::tools("setup_runs_once_in_the_life_of_the_writable_disk_and_files_come_at_every_boot")
+    else {
         return;
     };
     let disks = Disks::new(tools);
@@ -67,7 +73,8 @@ fn setup_runs_once_in_the_life_of_the_writable_disk_and_files_come_at_every_boot
     let mut config = config(sh(script));
     config.workload.user = Some("agent".into());
     config.workload.working_dir = Some("/srv/app".into());
-    config.setup = steps(&["mkdir -p /var; echo one $GREETING $PWD >> /var/steps", "sleep 1000 & echo two >> /var/steps"]);
+    config.setup =
+        steps(&["mkdir -p /var; echo one $GREETING $PWD >> /var/steps", "sleep 1000 & echo two >> /var/steps"]);
     let content = b"#!/bin/sh\n".to_vec();
     config.files =
         vec![File { path: "/opt/deep/tool".into(), content, mode: 0o4750, owner: Some("agent:audio".into()) }];
@@ -163,7 +170,7 @@ fn execs_run_beside_the_workload_which_gets_its_grace_at_the_end() {
 
     let open = ExecSession::start(&vm, exec("echo on; exec sleep 1000"));
     shut_down(&vm, 30);
-    let told = session.to_the_end(&vm);
+    let told = session.until_the_end(&vm);
     assert_eq!((told.text().as_str(), told.workload_exit()), ("bye\n", Some(Exit::code(3))));
     assert_eq!(open.finish().2, ExecReply::Exited(Exit { signal: Some(9), ..exit }));
     vm.wait_until_off();
@@ -172,14 +179,34 @@ fn execs_run_beside_the_workload_which_gets_its_grace_at_the_end() {
 
 #[test]
 fn a_workload_that_ignores_sigterm_is_killed_and_told_with_its_signal() {
-    let Some(tools) = harness::tools("a_workload_that_ignores_sigterm_is_killed_and_told_with_its_signal") else { return };
+    let Some(tools) = harness::tools("a_workload_that_ignores_sigterm_is_killed_and_told_with_its_signal") else {
+        return;
+    };
     let disks = Disks::new(tools);
     let mut vm = disks.boot(tools);
     let mut session = Session::configure(&vm, &config(sh("trap '' TERM; echo ready; while :; do sleep 0.1; done")));
     session.until(&vm, |told| told.text() == "ready\n");
     shut_down(&vm, 1);
-    let exit = session.to_the_end(&vm).workload_exit();
+    let exit = session.until_the_end(&vm).workload_exit();
     assert_eq!(exit, Some(Exit { code: None, signal: Some(9), oom_killed: false }));
+    vm.wait_until_off();
+    assert!(image::is_clean(&disks.writable));
+}
+
+#[test]
+fn a_machine_whose_configurer_left_goes_on_until_it_is_shut_down() {
+    let Some(tools) = harness::tools("a_machine_whose_configurer_left_goes_on_until_it_is_shut_down") else { return };
+    let disks = Disks::new(tools);
+    let mut vm = disks.boot(tools);
+    let mut session = Session::configure(
+        &vm,
+        &config(sh("trap 'exit 0' TERM; while :; do echo tick; echo x >> /ticks; sleep 0.1; done")),
+    );
+    session.until_started(&vm);
+    drop(session);
+    let more = "n() { wc -l < /ticks; }; old=$(n); until [ $(n) -gt $((old + 3)) ]; do sleep 0.1; done; echo on";
+    assert_eq!(ExecSession::start(&vm, exec(more)).finish().0, "on\n");
+    shut_down(&vm, 30);
     vm.wait_until_off();
     assert!(image::is_clean(&disks.writable));
 }
@@ -221,13 +248,14 @@ fn what_cannot_be_started_is_told_with_its_code_and_where_it_was_looked_for() {
 fn a_plain_writable_root_and_a_further_disk_keep_what_is_written() {
     let Some(tools) = harness::tools("a_plain_writable_root_and_a_further_disk_keep_what_is_written") else { return };
     let disks = Disks::new(tools);
-    let mut config = config(sh("cat /count; echo x >> /data/deep/log; wc -l < /data/deep/log; ls -A / | grep -c setup"));
+    let mut config =
+        config(sh("cat /count; echo x >> /data/deep/log; wc -l < /data/deep/log; ls -A / | grep -c setup"));
     config.root = Root { baseline: 0, overlay: None };
     config.mounts = vec![Mount { disk: 1, path: "/data/deep".into(), read_only: false }];
     config.setup = steps(&["echo once >> /count"]);
     for boot in 1..=2 {
         let mut vm = Vm::boot(tools, &[(&disks.baseline, false), (&disks.writable, false)]);
-        let told = Session::configure(&vm, &config).to_the_end(&vm);
+        let told = Session::configure(&vm, &config).until_the_end(&vm);
         vm.wait_until_off();
         assert_eq!(told.text(), format!("once\n{boot}\n0\n"), "{told:?}");
         assert!(image::is_clean(&disks.baseline) && image::is_clean(&disks.writable));

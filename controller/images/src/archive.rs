@@ -12,7 +12,10 @@ use std::{
 
 use tar::{EntryType, Header};
 
-use crate::import::{Layout, Member};
+use crate::{
+    import::{Layout, Member},
+    layout::open_regular,
+};
 
 const BLOCK: u64 = 512;
 /// An image has three members and one for each layer; a whole repository in one archive has some thousands.
@@ -28,12 +31,8 @@ pub(crate) struct Archive {
 
 impl Archive {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
-        }
-        let members = walk(&file, metadata.len())?;
+        let file = open_regular(path)?;
+        let members = walk(&file, file.metadata()?.len())?;
         Ok(Self { file, members })
     }
 }
@@ -185,5 +184,29 @@ mod tests {
         bytes.extend_from_slice(header.as_bytes());
         bytes.resize(bytes.len() + 70_144, 9);
         assert_eq!(read(&open(&bytes).unwrap(), "big").unwrap(), vec![9; 70_000]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_the_walk_panic_or_leave_the_file(
+            flips in proptest::collection::vec((0..2560_usize, proptest::num::u8::ANY), 0..20),
+            fix in proptest::bool::ANY,
+        ) {
+            let mut bytes = archive(&[("index.json", &[1; 600])]);
+            for (at, byte) in flips {
+                bytes[at] = byte;
+            }
+            if fix {
+                // With a right checksum the other fields are looked at too.
+                let mut header = Header::from_byte_slice(&bytes[..512]).clone();
+                header.set_cksum();
+                bytes[..512].copy_from_slice(header.as_bytes());
+            }
+            if let Ok(archive) = open(&bytes) {
+                for (at, size) in archive.members.values() {
+                    proptest::prop_assert!(at + size <= bytes.len() as u64);
+                }
+            }
+        }
     }
 }

@@ -162,7 +162,7 @@ impl Store {
                 return Err(Error::Cancelled { what: format!("building the root disk of {}", image.reference) });
             }
             Err(source @ rootfs::Error::Layer { .. }) => return Err(self.explain(image, source)?),
-            Err(source) => return Err(Error::Build { reference: image.reference.clone(), source }),
+            Err(source) => return Err(Error::Build { reference: image.reference.clone(), source: Box::new(source) }),
         };
         out.set_permissions(Permissions::from_mode(0o444))
             .and_then(|()| out.sync_all())
@@ -184,7 +184,7 @@ impl Store {
                 });
             }
         }
-        Ok(Error::Build { reference: image.reference.clone(), source })
+        Ok(Error::Build { reference: image.reference.clone(), source: Box::new(source) })
     }
 
     fn baseline_of(&self, key: &str) -> Result<Option<Baseline>> {

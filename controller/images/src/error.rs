@@ -169,7 +169,7 @@ pub enum Error {
         /// The image.
         reference: String,
         /// The reason.
-        source: rootfs::Error,
+        source: Box<rootfs::Error>,
     },
     /// The operating system refused.
     #[error("cannot {action} {path}: {source}")]
@@ -229,7 +229,7 @@ impl Error {
             | Self::UnsupportedImage { .. }
             | Self::InvalidImage { .. }
             | Self::PlatformNotFound { .. } => false,
-            Self::Build { source, .. } => match source {
+            Self::Build { source, .. } => match source.as_ref() {
                 rootfs::Error::Disk { .. } | rootfs::Error::Thread(_) | rootfs::Error::Cancelled => true,
                 rootfs::Error::Layer { cause, .. } => {
                     use rootfs::LayerError::{Read, Stopped, Thread, Write};

@@ -21,7 +21,7 @@ use crate::{
 
 /// Waits between attempts, in milliseconds: a hiccup is over after the first, a restarting registry after the last.
 /// Longer outages are the reconciler's to wait for.
-const BACKOFF: [u64; 4] = [200, 800, 2000, 4000];
+const BACKOFF: [u64; 3] = [200, 800, 2000];
 
 /// How long a registry that limits requests may ask to wait within one pull.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(5);

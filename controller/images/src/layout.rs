@@ -20,17 +20,37 @@ impl Directory {
 
 impl Layout for Directory {
     fn member(&self, name: &str) -> io::Result<Option<Member>> {
-        // Opening a FIFO would wait for its writer; without blocking it opens and is then refused below.
-        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-        let file: File = match OpenOptions::new().read(true).custom_flags(flags).open(self.0.join(name)) {
+        let file = match open_regular(&self.0.join(name)) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e),
         };
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::other(format!("{name} is not a regular file")));
-        }
-        Ok(Some(Member { size: metadata.len(), file, at: None }))
+        Ok(Some(Member { size: file.metadata()?.len(), file, at: None }))
+    }
+}
+
+/// Opens a regular file for reading, and nothing that could keep the reader waiting.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    // Opening a FIFO would wait for its writer; without blocking it opens and is then refused.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::other(format!("{} is not a regular file", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fifo_in_place_of_a_file_keeps_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("index.json");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let error = Directory::open(dir.path()).unwrap().member("index.json").err().unwrap();
+        assert!(error.to_string().contains("not a regular file"), "{error}");
+        assert!(crate::archive::Archive::open(&fifo).is_err());
     }
 }

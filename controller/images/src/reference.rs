@@ -112,12 +112,30 @@ impl FromStr for ImageReference {
         if let Some((scheme, _)) = text.split_once("://") {
             return Err(invalid(&format!("leave out {scheme}://")));
         }
-        let reference = Reference::try_from(text).map_err(|e| invalid(&e.to_string()))?;
+        let reference = match text.strip_prefix('[') {
+            Some(rest) => ipv6(rest).ok_or_else(|| invalid("write an IPv6 registry like [::1]:5000/image:tag"))?,
+            None => Reference::try_from(text).map_err(|e| invalid(&e.to_string()))?,
+        };
         if let Some(digest) = reference.digest() {
             digest.parse::<Digest>().map_err(|e| invalid(&e.to_string()))?;
         }
         Ok(Self::Registry(reference))
     }
+}
+
+/// A reference whose registry is an IPv6 address, which the grammar of references forgot: what stands behind `[`.
+fn ipv6(rest: &str) -> Option<Reference> {
+    let (address, rest) = rest.split_once(']')?;
+    let address: std::net::Ipv6Addr = address.parse().ok()?;
+    let (port, path) = rest.split_once('/')?;
+    let port_is_good = port.is_empty() || port.strip_prefix(':')?.parse::<u16>().is_ok();
+    let parsed = Reference::try_from(format!("registry.invalid/{path}")).ok().filter(|_| port_is_good)?;
+    let (registry, repository) = (format!("[{address}]{port}"), parsed.repository().to_owned());
+    Some(match (parsed.tag().map(str::to_owned), parsed.digest().map(str::to_owned)) {
+        (Some(tag), Some(digest)) => Reference::with_tag_and_digest(registry, repository, tag, digest),
+        (None, Some(digest)) => Reference::with_digest(registry, repository, digest),
+        (tag, None) => Reference::with_tag(registry, repository, tag.unwrap_or_else(|| "latest".to_owned())),
+    })
 }
 
 /// What stands behind the last colon is a tag unless it has a slash: then the colon is part of the path.
@@ -147,6 +165,7 @@ mod tests {
         assert_eq!(canonical("me/tool"), "docker.io/me/tool:latest");
         assert_eq!(canonical("localhost:5000/tool"), "localhost:5000/tool:latest");
         assert_eq!(canonical("ghcr.io/me/tool:v1"), "ghcr.io/me/tool:v1");
+        assert_eq!(canonical("[::1]:5000/me/tool"), "[::1]:5000/me/tool:latest");
     }
 
     #[test]
@@ -178,6 +197,8 @@ mod tests {
             ("oci-layout:", "oci-layout:DIRECTORY"),
             ("oci-archive:/x:", "oci-archive:FILE"),
             ("../../etc", "invalid reference format"),
+            ("[::1/x", "IPv6"),
+            ("[::1]:99999/x", "IPv6"),
             ("x@sha512:0123456789abcdef0123456789abcdef", "length"),
         ] {
             let error = text.parse::<ImageReference>().unwrap_err();
@@ -185,5 +206,14 @@ mod tests {
             assert!(error.to_string().contains(hint), "{error}");
         }
         assert!("x".repeat(5000).parse::<ImageReference>().is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics_and_what_is_accepted_is_stable(text in "(oci-layout:|oci-archive:)?[ -~]{0,80}") {
+            if let Ok(reference) = text.parse::<ImageReference>() {
+                proptest::prop_assert_eq!(reference.to_string().parse::<ImageReference>().unwrap(), reference);
+            }
+        }
     }
 }

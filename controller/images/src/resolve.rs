@@ -208,4 +208,17 @@ mod tests {
         let error = check_platform("x", &amd64, &"windows/amd64".parse().unwrap()).unwrap_err();
         assert_eq!(error.category(), "PlatformNotFound");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_reading_a_manifest_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let _ = resolve("x", &bytes, &"linux/amd64".parse().unwrap());
+            let mut json = index(&[entry("a", "linux", "amd64", None)]);
+            for (at, byte) in bytes.iter().enumerate() {
+                let at = at * 7 % json.len();
+                json[at] = *byte;
+            }
+            let _ = resolve("x", &json, &"linux/amd64".parse().unwrap());
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Root disks of pulled images.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::{fs, os::unix::fs::PermissionsExt, process::Command, sync::atomic::AtomicBool};
@@ -34,7 +36,7 @@ async fn a_root_disk_is_built_once_is_read_only_and_clean() {
     // The same build time says that it is the same build.
     assert_eq!(thread.join().unwrap(), built);
     assert_eq!(fixture.store.baseline(&image).unwrap().as_ref(), Some(&built));
-    assert_eq!(fixture.store.baselines().unwrap(), [built.clone()]);
+    assert_eq!(fixture.store.baselines().unwrap(), std::slice::from_ref(&built));
     assert_eq!(fs::metadata(&built.path).unwrap().permissions().mode() & 0o7777, 0o444);
     assert_eq!(fs::metadata(&built.path).unwrap().len(), built.size);
     // The disk and its description, nothing else.
@@ -80,4 +82,20 @@ async fn a_build_that_nobody_wants_leaves_nothing() {
     let image = pulled(&fixture).await;
     let error = fixture.store.build_baseline(&image, &AtomicBool::new(true)).unwrap_err();
     assert_eq!((error.category(), fixture.count("baselines")), ("Cancelled", 0));
+}
+
+#[tokio::test]
+async fn a_build_that_was_killed_is_done_anew() {
+    let fixture = Fixture::new();
+    let image = pulled(&fixture).await;
+    let first = fixture.store.build_baseline(&image, &Silent).unwrap();
+    let bytes = fs::read(&first.path).unwrap();
+    // Killed while writing, and killed between the disk and its description.
+    for (left, name) in [("half", format!(".tmp-{}", first.key)), ("other", format!("{}.ext4", first.key))] {
+        fixture.store.remove_baseline(&first).unwrap();
+        fs::write(first.path.with_file_name(name), left).unwrap();
+        assert_eq!(fixture.store.baseline(&image).unwrap(), None);
+        let again = fixture.store.build_baseline(&image, &Silent).unwrap();
+        assert_eq!((fs::read(&again.path).unwrap() == bytes, fixture.count("baselines")), (true, 2));
+    }
 }

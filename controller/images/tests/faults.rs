@@ -1,11 +1,13 @@
 //! Pulls from registries that fail, lie, or want a login.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::{
     process::{Command, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -32,6 +34,16 @@ fn reference(server: &Server) -> String {
     format!("{}/team/tool:v1", server.addr())
 }
 
+/// Keeps the last step.
+#[derive(Default)]
+struct Recorder(Mutex<Option<Step>>);
+
+impl Progress for Recorder {
+    fn step(&self, step: Step) {
+        *self.0.lock().unwrap() = Some(step);
+    }
+}
+
 #[tokio::test]
 async fn a_cut_transfer_is_continued_where_it_stopped() {
     let (fixture, built) = (Fixture::new(), image(1));
@@ -41,7 +53,11 @@ async fn a_cut_transfer_is_continued_where_it_stopped() {
         let cut = is_layer(&served, request) && cuts.fetch_add(1, Ordering::SeqCst) < 2;
         Reply { cut: cut.then_some(100_000), ..reply }
     });
-    pull(&fixture.store, &reference(&server)).await.unwrap();
+    let (seen, name) = (Arc::new(Recorder::default()), reference(&server).parse().unwrap());
+    fixture.store.pull(&name, &host_platform(), PullPolicy::Always, &anonymous(), seen.clone()).await.unwrap();
+    let last = seen.0.lock().unwrap().clone().unwrap();
+    let size = built.layers[0].len() as u64;
+    assert_eq!((last.what, last.done, last.total), (format!("pulling {name}"), size, Some(size)));
     let requests = server.requests();
     let offsets: Vec<_> = requests.iter().filter(|r| is_layer(&built, r)).map(Request::offset).collect();
     assert_eq!(offsets.len(), 3);
@@ -109,6 +125,23 @@ async fn more_bytes_than_announced_end_the_pull() {
 }
 
 #[tokio::test]
+async fn an_image_that_cannot_fit_is_refused_before_it_is_fetched() {
+    let (fixture, built) = (Fixture::new(), image(1));
+    let mut manifest: serde_json::Value = serde_json::from_slice(&built.manifest).unwrap();
+    manifest["layers"][0]["size"] = (1_u64 << 60).into();
+    let manifest = serde_json::to_vec(&manifest).unwrap();
+    let (answer, layer) = (faithful(&built, "team/tool", "v1"), Digest::of(&built.layers[0]).hex());
+    let server =
+        Server::start(
+            move |request| {
+                if request.path.contains("/manifests/") { Reply::ok(manifest.clone()) } else { answer(request) }
+            },
+        );
+    let error = pull(&fixture.store, &reference(&server)).await.unwrap_err();
+    assert_eq!((error.category(), error.needs_person(), server.asked(&layer)), ("DiskFull", true, 0));
+}
+
+#[tokio::test]
 async fn a_manifest_that_is_not_the_pinned_one_is_refused() {
     let (fixture, built) = (Fixture::new(), image(1));
     let manifest = built.manifest.clone();
@@ -169,6 +202,45 @@ async fn a_registry_with_basic_login_gets_that_of_the_docker_config() {
     assert!(text.contains("login of me") && text.contains("config.json") && !text.contains("secret-word"), "{text}");
     let right = login(fixture.dir.path(), server.addr(), json!({"auth": "bWU6cHc="}));
     pull_with(&fixture.store, &reference(&server), PullPolicy::Always, &right).await.unwrap();
+}
+
+/// Run by the next test with an environment of its own.
+#[tokio::test]
+#[ignore = "run by the_login_of_a_credential_helper_is_used"]
+async fn a_pull_as_the_user() {
+    let (store, reference) = (std::env::var("STORE").unwrap(), std::env::var("REFERENCE").unwrap());
+    let store = Store::open(store.as_ref()).unwrap();
+    pull_with(&store, &reference, PullPolicy::Always, &PullOptions::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_login_of_a_credential_helper_is_used() {
+    let (fixture, built) = (Fixture::new(), image(1));
+    let answer = faithful(&built, "team/tool", "v1");
+    let server = Server::start(move |request| match request.header("authorization") {
+        Some("Basic bWU6cHc=") => answer(request),
+        _ => Reply::status(401).with("WWW-Authenticate", "Basic realm=\"x\""),
+    });
+    let (dir, address) = (fixture.dir.path(), server.addr());
+    let helper = dir.join("docker-credential-microagent-test");
+    let script = format!(
+        "#!/bin/sh\nserver=$(cat)\n[ \"$server\" = {address} ] || exit 1\necho '{{\"Username\": \"me\", \"Secret\": \"pw\"}}'\n"
+    );
+    std::fs::write(&helper, script).unwrap();
+    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(dir.join("config.json"), json!({"credHelpers": {address: "microagent-test"}}).to_string()).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "a_pull_as_the_user"])
+        .env("PATH", format!("{}:{path}", dir.display()))
+        .env("DOCKER_CONFIG", dir)
+        .env_remove("REGISTRY_AUTH_FILE")
+        .env("STORE", dir.join("images"))
+        .env("REFERENCE", reference(&server))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(fixture.store.image(&built.digest()).unwrap().is_some());
 }
 
 /// A registry whose tokens come from a server of its own. Tokens are given for `allowed` requests only.

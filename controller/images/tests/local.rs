@@ -1,5 +1,7 @@
 //! Images from layouts and archives on this host, and the store across crashes.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::{fs, sync::Arc, sync::atomic::AtomicBool};

@@ -1,5 +1,7 @@
 //! Pulls from a real registry.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use microagent_base::Digest;

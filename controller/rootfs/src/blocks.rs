@@ -2,7 +2,7 @@
 
 use std::{fs::File, os::unix::fs::FileExt};
 
-use crate::{error::LayerError, ext4::BLOCK, stripes::Stripes};
+use crate::{error::LayerError, ext4::BLOCK, limits::Budget, stripes::Stripes};
 
 /// The grain of holes: this much zero content, on its own boundary, takes no space. Smaller would break files into
 /// many extents, larger would miss the zero runs inside databases and disk images.
@@ -38,6 +38,7 @@ pub(crate) struct Blocks<'a> {
     disk: &'a File,
     stripes: &'a Stripes,
     layer: usize,
+    budget: &'a Budget,
     turn: u32,
     /// The next free block of the current stripe, and its end.
     next: u32,
@@ -51,12 +52,13 @@ pub(crate) struct Blocks<'a> {
 }
 
 impl<'a> Blocks<'a> {
-    pub(crate) fn new(disk: &'a File, stripes: &'a Stripes, layer: usize) -> Self {
+    pub(crate) fn new(disk: &'a File, stripes: &'a Stripes, layer: usize, budget: &'a Budget) -> Self {
         let first = stripes.stripe(layer, 0).unwrap_or(0..0);
         Self {
             disk,
             stripes,
             layer,
+            budget,
             turn: 0,
             next: first.start,
             end: first.end,
@@ -110,9 +112,14 @@ impl<'a> Blocks<'a> {
             self.buffer.truncate(self.committed);
             return Ok(());
         }
-        let mut blocks = open.div_ceil(BLOCK) as u32;
-        self.buffer.resize(self.committed + blocks as usize * BLOCK, 0);
-        let mut logical = u32::try_from(self.chunk * (CHUNK / BLOCK) as u64).map_err(|_| LayerError::TooLarge)?;
+        self.buffer.resize(self.committed + open.next_multiple_of(BLOCK), 0);
+        // A piece of a sparse file may begin far into the chunk.
+        let leading = self.buffer[self.committed..].chunks_exact(BLOCK).take_while(|block| is_zero(block)).count();
+        self.buffer.drain(self.committed..self.committed + leading * BLOCK);
+        let mut blocks = ((self.buffer.len() - self.committed) / BLOCK) as u32;
+        self.budget.stored(u64::from(blocks) * BLOCK as u64)?;
+        let first = self.chunk * (CHUNK / BLOCK) as u64 + leading as u64;
+        let mut logical = u32::try_from(first).map_err(|_| LayerError::TooLarge)?;
         while blocks > 0 {
             if self.next == self.end {
                 self.flush()?;
@@ -150,6 +157,7 @@ fn is_zero(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::Limits;
 
     fn put(blocks: &mut Blocks<'_>, offset: u64, bytes: &[u8]) {
         let mut done = 0;
@@ -167,7 +175,8 @@ mod tests {
     fn contents_land_in_their_blocks_and_zero_chunks_take_none() {
         let disk = tempfile::tempfile().unwrap();
         let stripes = Stripes::new(8, [0]);
-        let mut blocks = Blocks::new(&disk, &stripes, 0);
+        let budget = Budget::new(Limits::default());
+        let mut blocks = Blocks::new(&disk, &stripes, 0, &budget);
         let mut content = vec![7; CHUNK];
         content.extend(vec![0; CHUNK]);
         content.extend(vec![9; 5000]);
@@ -184,7 +193,8 @@ mod tests {
     fn a_layer_that_outgrows_its_stripe_goes_on_in_the_next() {
         let disk = tempfile::tempfile().unwrap();
         let stripes = Stripes::new(8, [0, 0]);
-        let mut blocks = Blocks::new(&disk, &stripes, 0);
+        let budget = Budget::new(Limits::default());
+        let mut blocks = Blocks::new(&disk, &stripes, 0, &budget);
         put(&mut blocks, 0, &[1; 5000]);
         blocks.finish_file().unwrap();
         let content: Vec<u8> = (0..(1 << 20)).map(|i| (i / 7) as u8 | 1).collect();

@@ -90,7 +90,7 @@ type Input<'a> = BufReader<Chain<Cursor<Vec<u8>>, Source<'a>>>;
 
 /// The layer, decompressed.
 pub(crate) enum Decoder<'a> {
-    Plain(Input<'a>),
+    Plain(Box<Input<'a>>),
     Gzip(Box<MultiGzDecoder<Input<'a>>>),
     Zstd(Box<zstd::Decoder<'static, Input<'a>>>),
 }
@@ -114,7 +114,7 @@ impl<'a> Decoder<'a> {
             [b'B', b'Z', b'h', ..] => Err(LayerError::Compression("bzip2")),
             [0xfd, b'7', b'z', b'X', b'Z', 0] => Err(LayerError::Compression("xz")),
             [0x04, 0x22, 0x4d, 0x18, ..] => Err(LayerError::Compression("lz4")),
-            _ => Ok(Self::Plain(input)),
+            _ => Ok(Self::Plain(Box::new(input))),
         }
     }
 

@@ -4,7 +4,7 @@ use std::{fmt, io};
 
 use microagent_base::Digest;
 
-/// Why [`build`](crate::build) or [`format`](crate::format) failed. The output is then of no use and should be removed.
+/// Why [`build`](crate::build) or [`format()`](crate::format()) failed. The output is then of no use and should be removed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The disk file could not be written.
@@ -226,6 +226,9 @@ pub enum Problem {
     /// More than 40 symbolic links on the way.
     #[error("the path passes more than 40 symbolic links")]
     SymlinkLoop,
+    /// All paths of the image together lead through too many or too long symbolic links.
+    #[error("the paths of the image lead through more than 4 GiB of symbolic link targets")]
+    SymlinkWork,
     /// A device number outside 12 bits of major and 20 bits of minor.
     #[error("the device number is out of range")]
     Device,

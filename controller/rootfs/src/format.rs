@@ -17,9 +17,9 @@ use crate::{
     layer::Time,
 };
 
-/// The smallest disk that [`format`] makes, in bytes.
+/// The smallest disk that [`format()`] makes, in bytes.
 pub const MIN_SIZE: u64 = 1 << 20;
-/// The largest disk that [`format`] makes, in bytes. The last 4 KiB of that size would need the `64bit` feature and
+/// The largest disk that [`format()`] makes, in bytes. The last 4 KiB of that size would need the `64bit` feature and
 /// are left over.
 pub const MAX_SIZE: u64 = 16 << 40;
 

@@ -10,21 +10,18 @@ use crate::{
     blocks::{Run, push_run},
     error::Error,
     ext4::{
-        BLOCK, BLOCK_UNINIT, BlockMap, DESCRIPTORS_PER_BLOCK, ExtentTree, FIRST_INODE, GROUP_BLOCKS, Group,
-        INODE_UNINIT, INODE_ZEROED, INODES_PER_BLOCK, Inode, MAX_GROUP_INODES, Name, Payload, ROOT_INODE, Superblock,
-        attribute_block, checksum, descriptor_table, directory_blocks, fs_seed, inline_attributes, inode_bitmap,
-        inode_seed, kind,
+        BLOCK, BLOCK_UNINIT, BlockMap, ExtentTree, Group, INODE_UNINIT, INODE_ZEROED, INODES_PER_BLOCK, Inode, Name,
+        Payload, Superblock, attribute_block, checksum, descriptor_table, directory_blocks, fs_seed, inline_attributes,
+        inode_bitmap, inode_seed, kind,
     },
     layer::Device,
-    tree::{Id, Node, NodeKind, ROOT, Tree},
+    layout::{FIRST_DATA_BLOCK, Layout, TOO_MANY_BLOCKS},
+    numbering::Numbering,
+    tree::{Id, Node, NodeKind, Tree},
 };
 
-/// Where contents may begin: behind the superblock and the descriptors of the largest possible file system.
-pub(crate) const FIRST_DATA_BLOCK: u32 = 1 + (1 << 17) / DESCRIPTORS_PER_BLOCK;
 /// More subdirectories than this are not counted: `dir_nlink`.
 const MAX_DIRECTORY_LINKS: u32 = 65_000;
-/// The disk ends on a multiple of this many blocks: 1 MiB.
-const GRAIN: u64 = 256;
 /// Structures are written this much at a time, in bytes.
 const BATCH: usize = 1 << 20;
 
@@ -69,49 +66,6 @@ impl<'a> Appender<'a> {
         self.disk.write_all_at(&self.buffer, end - self.buffer.len() as u64).map_err(Error::disk("write"))?;
         self.buffer.clear();
         Ok(())
-    }
-}
-
-const TOO_MANY_BLOCKS: Error = Error::TooLarge { what: "blocks", limit: u32::MAX as u64 };
-
-/// The order of inodes: directories before what is in them, and names in their order.
-struct Numbering {
-    /// Live nodes in the order of their inodes: the root, then from [`FIRST_INODE`] on.
-    order: Vec<Id>,
-    /// Inode numbers by node.
-    inodes: Vec<u32>,
-}
-
-impl Numbering {
-    fn new(tree: &Tree) -> Result<Self, Error> {
-        let mut inodes = vec![0; tree.nodes.len()];
-        let mut order = vec![ROOT];
-        inodes[ROOT as usize] = ROOT_INODE;
-        let mut at = 0;
-        while let Some(&id) = order.get(at) {
-            at += 1;
-            for &child in tree.directory(id).iter().flat_map(|d| d.children.values()) {
-                if inodes[child as usize] == 0 {
-                    inodes[child as usize] = Self::inode(order.len())?;
-                    order.push(child);
-                }
-            }
-        }
-        Ok(Self { order, inodes })
-    }
-
-    fn inode(place: usize) -> Result<u32, Error> {
-        let after_root = u32::try_from(place).ok().and_then(|place| place.checked_add(FIRST_INODE - 1));
-        after_root.ok_or(Error::TooLarge { what: "inodes", limit: u32::MAX.into() })
-    }
-
-    fn of(&self, id: Id) -> u32 {
-        self.inodes[id as usize]
-    }
-
-    /// The highest inode in use; the reserved ones always are.
-    fn last(&self) -> u32 {
-        self.order.last().map_or(0, |&id| self.of(id)).max(FIRST_INODE - 1)
     }
 }
 
@@ -209,54 +163,6 @@ fn write_extra(
         }
     }
     Ok(extra)
-}
-
-/// Where the structures behind the contents are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Layout {
-    blocks: u32,
-    groups: u32,
-    group_inodes: u32,
-    inode_table: u32,
-    block_bitmaps: u32,
-    inode_bitmaps: u32,
-}
-
-impl Layout {
-    /// For tables that begin at a block and hold inodes up to a number.
-    fn new(start: u32, last_inode: u32) -> Result<Self, Error> {
-        let mut groups = u64::from(last_inode.div_ceil(MAX_GROUP_INODES));
-        loop {
-            let group_inodes = u64::from(last_inode).div_ceil(groups).next_multiple_of(INODES_PER_BLOCK.into());
-            let table = groups * group_inodes / u64::from(INODES_PER_BLOCK);
-            let end = u64::from(start) + table + 2 * groups;
-            // Many inodes without contents may need more groups than blocks would.
-            let least = (groups - 1) * u64::from(GROUP_BLOCKS) + GRAIN;
-            let blocks = end.next_multiple_of(GRAIN).max(least);
-            let needed = blocks.div_ceil(GROUP_BLOCKS.into());
-            if needed > groups {
-                groups = needed;
-                continue;
-            }
-            let block = |at| u32::try_from(at).map_err(|_| TOO_MANY_BLOCKS);
-            return Ok(Self {
-                blocks: block(blocks)?,
-                groups: block(groups)?,
-                group_inodes: block(group_inodes)?,
-                inode_table: start,
-                block_bitmaps: block(u64::from(start) + table)?,
-                inode_bitmaps: block(u64::from(start) + table + groups)?,
-            });
-        }
-    }
-
-    fn end(&self) -> u32 {
-        self.inode_bitmaps + self.groups
-    }
-
-    fn descriptor_blocks(&self) -> u32 {
-        self.groups.div_ceil(DESCRIPTORS_PER_BLOCK)
-    }
 }
 
 /// Writes the inode table; gives the number of directories of each group.
@@ -425,21 +331,4 @@ fn write_groups(
         lost_and_found: None,
         copies: [0, 0],
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_layout_always_has_room_for_its_own_structures() {
-        for (start, inodes) in [(1025, 11), (32_767, 11), (32_768 - 200, 500), (5, 2_000_000), (40_000_000, 100_000)] {
-            let layout = Layout::new(start, inodes).unwrap();
-            assert!(layout.end() <= layout.blocks, "{layout:?}");
-            assert!(layout.groups * layout.group_inodes >= inodes);
-            assert!(layout.group_inodes <= MAX_GROUP_INODES);
-            assert_eq!(layout.groups, layout.blocks.div_ceil(GROUP_BLOCKS));
-            assert_eq!(layout.block_bitmaps - layout.inode_table, layout.groups * layout.group_inodes / 16);
-        }
-    }
 }

@@ -89,7 +89,7 @@ pub(crate) fn unpack(
 ) -> Result<Index, LayerError> {
     let decoder = Decoder::new(Source::new(layer.blob, layer.size, meter))?;
     let mut reader = Reader::new(Stream::new(decoder, budget)?);
-    let index = read_entries(&mut reader, Blocks::new(disk, stripes, number), budget);
+    let index = read_entries(&mut reader, Blocks::new(disk, stripes, number, budget), budget);
     reader.into_input().finish(layer.digest, layer.diff_id, index)
 }
 

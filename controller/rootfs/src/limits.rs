@@ -24,7 +24,8 @@ pub(crate) const MAX_FILE: u64 = (u32::MAX as u64) * 4096;
 /// What an image may cost before it is refused. Totals over all layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Decompressed archive bytes.
+    /// Decompressed archive bytes; also bytes of files on the disk, which small files and the pieces of sparse ones
+    /// take in whole blocks.
     pub max_content_bytes: u64,
     /// Archive entries, whiteouts included.
     pub max_entries: u64,
@@ -44,17 +45,23 @@ impl Default for Limits {
 pub(crate) struct Budget {
     limits: Limits,
     content: AtomicU64,
+    stored: AtomicU64,
     entries: AtomicU64,
     metadata: AtomicU64,
 }
 
 impl Budget {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, content: AtomicU64::new(0), entries: AtomicU64::new(0), metadata: AtomicU64::new(0) }
+        let [content, stored, entries, metadata] = [const { AtomicU64::new(0) }; 4];
+        Self { limits, content, stored, entries, metadata }
     }
 
     pub(crate) fn content(&self, bytes: u64) -> Result<(), LayerError> {
         take(&self.content, bytes, self.limits.max_content_bytes, "bytes of decompressed content")
+    }
+
+    pub(crate) fn stored(&self, bytes: u64) -> Result<(), LayerError> {
+        take(&self.stored, bytes, self.limits.max_content_bytes, "bytes of files on the disk")
     }
 
     pub(crate) fn entry(&self) -> Result<(), LayerError> {

@@ -1,6 +1,6 @@
 //! The merged tree. Nothing here recurses: how deep a tree is is for the image to say.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, cell::Cell, collections::BTreeMap};
 
 use crate::{
     error::Problem,
@@ -16,6 +16,10 @@ pub(crate) const ROOT: Id = 0;
 
 /// Most symbolic links on the way to a file, as in Linux.
 const MAX_HOPS: u32 = 40;
+
+/// Bytes of link targets that all paths of an image together may lead through. Every file of a Debian image behind
+/// `/lib -> usr/lib` comes to a few MiB; forty long links before each of two million entries would take hours.
+const MAX_FOLLOWED: u64 = 4 << 30;
 
 /// A file of any kind.
 #[derive(Debug)]
@@ -49,6 +53,8 @@ pub(crate) struct Tree {
     pub(crate) nodes: Vec<Node>,
     /// What directories get that no layer names: they are made for what is in them.
     implied: Meta,
+    /// Bytes of link targets followed so far.
+    followed: Cell<u64>,
 }
 
 impl Tree {
@@ -56,7 +62,7 @@ impl Tree {
     pub(crate) fn new(implied: Meta) -> Self {
         let root = Directory { parent: ROOT, depth: 0, children: BTreeMap::new() };
         let root = Node { meta: implied.clone(), kind: NodeKind::Directory(root), links: 1 };
-        Self { nodes: vec![root], implied }
+        Self { nodes: vec![root], implied, followed: Cell::new(0) }
     }
 
     pub(crate) fn node(&self, id: Id) -> &Node {
@@ -111,7 +117,7 @@ impl Tree {
         Ok(walk.at)
     }
 
-    fn step<'a>(&'a self, walk: &mut Walk<'_>, name: &[u8]) -> Result<Step, Problem> {
+    fn step(&self, walk: &mut Walk<'_>, name: &[u8]) -> Result<Step, Problem> {
         let here = match self.directory(walk.at) {
             Some(directory) => directory,
             None => return Ok(Step::NotDirectory),
@@ -127,6 +133,10 @@ impl Tree {
                 Ok(Step::Entered)
             }
             NodeKind::Symlink(target) => {
+                self.followed.set(self.followed.get() + target.len() as u64);
+                if self.followed.get() > MAX_FOLLOWED {
+                    return Err(Problem::SymlinkWork);
+                }
                 walk.follow(target)?;
                 Ok(Step::Entered)
             }

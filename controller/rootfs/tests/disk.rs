@@ -1,5 +1,12 @@
 //! The disk as bytes: the same every time, no larger than it must be, nothing left over in it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "these are tests, though Clippy cannot tell"
+)]
+
 mod support;
 
 use microagent_base::Silent;

@@ -1,5 +1,12 @@
 //! Layers that lie, break off or attack give a typed error and no disk.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "these are tests, though Clippy cannot tell"
+)]
+
 mod support;
 
 use std::{
@@ -109,10 +116,32 @@ fn bombs_stop_at_the_limits() {
     };
     let small = Limits { max_content_bytes: 1 << 20, ..Limits::default() };
     assert_eq!(limited(small, vec![file("zeros", vec![0; 20 << 20])]), "ImageTooLarge");
+    // A byte in each of many blocks: little to read, much to store.
+    let map: Vec<_> = (0..1000).map(|i| format!("{},1", i * 65_536 + 65_535)).collect();
+    let spec = file("thin", [1; 1000]).pax("GNU.sparse.size", "65536000").pax("GNU.sparse.map", map.join(","));
+    assert_eq!(limited(small, vec![spec]), "ImageTooLarge");
     let few = Limits { max_entries: 10, ..Limits::default() };
     assert_eq!(limited(few, (0..11).map(|i| dir(i.to_string())).collect()), "ImageTooLarge");
     let little = Limits { max_metadata_bytes: 100_000, ..Limits::default() };
     assert_eq!(limited(little, (0..500).map(|i| symlink(i.to_string(), "t".repeat(4000))).collect()), "ImageTooLarge");
+}
+
+#[test]
+fn a_full_host_disk_is_reported_as_that() {
+    let directory = tempfile::tempdir().unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"])
+        .arg(directory.path())
+        .output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        println!("SKIP a_full_host_disk_is_reported_as_that: needs root");
+        return;
+    }
+    let mount = support::Mount { at: directory.path().to_owned() };
+    let out = std::fs::File::options().read(true).write(true).create_new(true).open(mount.at.join("disk")).unwrap();
+    let error = build(layers(&[vec![file("a", noise(1 << 20, 1))]]), &out, &options(), &Silent).unwrap_err();
+    assert_eq!(error.category(), "DiskFull");
+    drop((out, mount));
 }
 
 #[test]

@@ -196,6 +196,27 @@ fn a_file_that_comes_back_within_the_grace_deletes_nothing() {
 }
 
 #[test]
+fn a_file_that_is_not_read_yet_keeps_everything_that_is_absent() {
+    for restarted in [false, true] {
+        let mut t = with_a();
+        fs::rename(t.path("user/a.yaml"), t.path("user/b.yaml")).unwrap();
+        if restarted {
+            t.restart();
+        }
+        for n in 0..8 {
+            t.write("user/b.yaml", &"#".repeat(n));
+            t.after(GRACE + GRACE / 2);
+        }
+        assert!(!t.deleted("a"), "the file may yet declare it");
+        t.write("user/b.yaml", &manifest("a", "one"));
+        t.settle();
+        t.after(GRACE);
+        assert!(!t.deleted("a"));
+        assert_eq!(t.record("a").file, t.path("user/b.yaml"));
+    }
+}
+
+#[test]
 fn a_file_that_is_still_there_but_lost_the_document_waits_longer() {
     let mut t = with_a();
     t.write("user/a.yaml", &format!("{}---\n{}", manifest("a", "one"), manifest("b", "one")));
@@ -250,6 +271,7 @@ fn a_folder_that_was_missing_for_a_moment_starts_the_count_anew() {
 fn a_folder_made_again_deletes_only_after_two_listings_of_its_own_far_apart() {
     for restarted in [false, true] {
         let mut t = with_a();
+        t.after(GRACE_REPLACED);
         fs::remove_file(t.path("user/a.yaml")).unwrap();
         t.look();
         fs::rename(t.path("user"), t.path("old")).unwrap();

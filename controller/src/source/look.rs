@@ -188,6 +188,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_that_changed_since_the_look_is_not_read() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a.yaml");
+        std::fs::write(&path, "old").unwrap();
+        let dir = OpenDir::open(root.path()).unwrap();
+        let name = OsStr::new("a.yaml");
+        let identity = dir.look(name).unwrap().unwrap();
+        assert_eq!(dir.read(name, identity).unwrap().as_deref(), Some(&b"old"[..]));
+        std::fs::write(root.path().join("new"), "new").unwrap();
+        std::fs::rename(root.path().join("new"), &path).unwrap();
+        assert_eq!(dir.read(name, identity).unwrap(), None);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(dir.read(name, identity).unwrap(), None);
+        assert!(dir.look(name).unwrap().is_none());
+    }
+
+    #[test]
     fn only_manifests_count_and_nothing_an_editor_leaves_behind() {
         for name in ["a.yaml", "a.yml", "a.json", "a.b.yaml", "4913.yaml"] {
             assert!(is_manifest_name(OsStr::new(name)), "{name}");

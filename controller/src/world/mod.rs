@@ -9,7 +9,7 @@ mod watch;
 
 use std::future::Future;
 
-pub use host::Host;
+pub use host::{GUEST_INIT_VARIABLE, Host, find_guest_init};
 
 use crate::{Record, memory::Fault, observed::Observed, plan::Action};
 

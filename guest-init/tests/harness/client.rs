@@ -54,7 +54,10 @@ impl Told {
 
     /// The codes of what failed.
     pub(crate) fn failures(&self) -> Vec<&str> {
-        self.events.iter().filter_map(|e| if let Event::Failed { code, .. } = e { Some(code.as_str()) } else { None }).collect()
+        self.events
+            .iter()
+            .filter_map(|e| if let Event::Failed { code, .. } = e { Some(code.as_str()) } else { None })
+            .collect()
     }
 
     pub(crate) fn workload_exit(&self) -> Option<Exit> {
@@ -87,7 +90,7 @@ impl Session {
         told
     }
 
-    pub(crate) fn to_the_end(&mut self, vm: &Vm) -> Told {
+    pub(crate) fn until_the_end(&mut self, vm: &Vm) -> Told {
         self.until(vm, |_| false)
     }
 

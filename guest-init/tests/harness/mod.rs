@@ -58,7 +58,7 @@ fn find() -> Result<Tools, String> {
     if !cfg!(target_arch = "x86_64") {
         return Err("an x86_64 host (the machine type microvm)".into());
     }
-    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("guest-init-{}", std::process::id()));
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest-init");
     std::fs::create_dir_all(&scratch).map_err(|e| e.to_string())?;
     let (kernel, modules) = kernel(&scratch)?;
     let init = scratch.join("microagent-guest-init");

@@ -92,7 +92,9 @@ pub enum CallError {
         stderr: String,
     },
     /// It speaks another version.
-    #[error("supervisor {path} speaks `{found}`, not `{PROTOCOL}`; install a supervisor and a controller of the same release")]
+    #[error(
+        "supervisor {path} speaks `{found}`, not `{PROTOCOL}`; install a supervisor and a controller of the same release"
+    )]
     Protocol {
         /// The executable.
         path: PathBuf,

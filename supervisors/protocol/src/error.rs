@@ -138,14 +138,18 @@ impl ErrorCode {
     #[must_use]
     pub fn remediation(self) -> &'static str {
         match self {
-            Self::InvalidRequest => "This is a fault of the caller: compare the request with the protocol's JSON Schema",
+            Self::InvalidRequest => {
+                "This is a fault of the caller: compare the request with the protocol's JSON Schema"
+            }
             Self::UnsupportedProtocol => "Install a supervisor and a controller of the same release",
             Self::UnsupportedVerb => "Ask `capabilities` which verbs this supervisor has",
             Self::UnsupportedConfig => "Change the named setting, or choose another backend",
             Self::VmmNotFound => "Install the VMM; `microagent doctor` names the package",
             Self::VmmUnsuitable => "Install a newer VMM; `microagent doctor` names what was found",
             Self::VsockNotFound => "Install vhost-device-vsock with `cargo install --locked vhost-device-vsock`",
-            Self::AcceleratorUnavailable => "Leave the accelerator to the supervisor, or make /dev/kvm usable for this user",
+            Self::AcceleratorUnavailable => {
+                "Leave the accelerator to the supervisor, or make /dev/kvm usable for this user"
+            }
             Self::FileUnavailable => "See that the file exists and that this user may read it",
             Self::DiskFull => "Free space on the file system of the state directory",
             Self::MachineRunning => "Halt the running machine first",

@@ -21,8 +21,8 @@ pub use client::Supervisor;
 pub use error::{ErrorBody, ErrorCode};
 pub use machine::{Accelerator, ErrorText, Exit, GuestStatus, Machine, MachineState};
 pub use request::{
-    CapabilitiesRequest, CheckRequest, Disk, Halt, HaltRequest, Identity, Kernel, KernelFormat, MachineConfig, MachineRequest,
-    PrepareRequest, QemuMachine, QemuOptions, Request, StartRequest, Target, Verb,
+    CapabilitiesRequest, CheckRequest, Disk, Halt, HaltRequest, Identity, Kernel, KernelFormat, MachineConfig,
+    MachineRequest, PrepareRequest, QemuMachine, QemuOptions, Request, StartRequest, Target, Verb,
 };
 pub use response::{Capabilities, Check, CheckStatus, Response};
 pub use schema::schema;

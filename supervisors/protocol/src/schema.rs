@@ -33,6 +33,9 @@ mod tests {
             std::fs::write(path, &text).unwrap();
         }
         let committed = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(committed == text, "docs/supervisor-protocol.schema.json is old: MICROAGENT_UPDATE=1 cargo test writes it");
+        assert!(
+            committed == text,
+            "docs/supervisor-protocol.schema.json is old: MICROAGENT_UPDATE=1 cargo test writes it"
+        );
     }
 }

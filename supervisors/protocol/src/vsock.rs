@@ -35,7 +35,9 @@ pub fn connect(socket: &Path, port: u32, timeout: Duration) -> io::Result<UnixSt
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer to CONNECT is too long"));
         }
         match stream.read(&mut byte) {
-            Ok(0) => return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nothing listens on the guest's port")),
+            Ok(0) => {
+                return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nothing listens on the guest's port"));
+            }
             Ok(_) => answer.push(byte[0]),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {

@@ -1,11 +1,20 @@
 //! What a backend adds to the shared parts.
 
-use microagent_supervisor_protocol::{Accelerator, Capabilities, Check, ErrorBody, Identity, MachineConfig};
+use microagent_supervisor_protocol::{Accelerator, Capabilities, Check, ErrorBody, Identity, MachineConfig, Verb};
 use serde::{Deserialize, Serialize};
 
 /// One way to run machines.
 pub trait Backend: Sync {
-    /// What works here. Verbs that are not named in it are refused before the backend is asked.
+    /// The backend's name: `Qemu`, `Firecracker`, `AppleVf`.
+    fn name(&self) -> &'static str;
+
+    /// The verbs that work. Others are refused before the backend is asked.
+    fn verbs(&self) -> &[Verb];
+
+    /// The most virtual CPUs of one machine.
+    fn max_vcpus(&self) -> u32;
+
+    /// What works here. May take its time: the other calls do not wait for it.
     fn capabilities(&self) -> Capabilities;
 
     /// Looks at the host and, where one is given, at what a machine asks for.
@@ -18,7 +27,7 @@ pub trait Backend: Sync {
     /// When there is no way on this host.
     fn launches(&self, identity: &Identity, config: &MachineConfig) -> Result<Vec<Launch>, ErrorBody>;
 
-    /// Told when a launch showed no sign of life and the next is tried, so that later starts need not wait for it.
+    /// Told when a launch showed no sign of life and one after it did, so that later starts need not wait for it.
     fn gave_up(&self, launch: &Launch, why: &str);
 }
 

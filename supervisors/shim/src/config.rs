@@ -2,7 +2,9 @@
 
 use std::{fs::OpenOptions, io, path::Path};
 
-use microagent_supervisor_protocol::{Capabilities, ErrorBody, ErrorCode, Identity, MachineConfig, Target};
+use microagent_supervisor_protocol::{ErrorBody, ErrorCode, Identity, MachineConfig, Target};
+
+use crate::backend::Backend;
 
 /// The least memory a machine can have, in MiB: a distribution's kernel and its initramfs need it.
 const MIN_MEMORY_MIB: u64 = 64;
@@ -40,10 +42,11 @@ pub(crate) fn identity(target: &Target, identity: &Identity) -> Result<(), Error
 }
 
 /// Checks bounds and files.
-pub(crate) fn machine(config: &MachineConfig, capabilities: &Capabilities) -> Result<(), ErrorBody> {
+pub(crate) fn machine(config: &MachineConfig, backend: &impl Backend) -> Result<(), ErrorBody> {
     let unsupported = |message: String| Err(ErrorBody::new(ErrorCode::UnsupportedConfig, message));
-    if config.vcpus == 0 || config.vcpus > capabilities.max_vcpus {
-        return unsupported(format!("{} virtual CPUs: between 1 and {} can be had", config.vcpus, capabilities.max_vcpus));
+    let max_vcpus = backend.max_vcpus();
+    if config.vcpus == 0 || config.vcpus > max_vcpus {
+        return unsupported(format!("{} virtual CPUs: between 1 and {max_vcpus} can be had", config.vcpus));
     }
     if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&config.memory_mib) {
         return unsupported(format!(
@@ -54,11 +57,12 @@ pub(crate) fn machine(config: &MachineConfig, capabilities: &Capabilities) -> Re
     if config.disks.len() > MAX_DISKS {
         return unsupported(format!("{} disks: at most {MAX_DISKS} can be had", config.disks.len()));
     }
-    if config.qemu.is_some() && capabilities.backend != "Qemu" {
-        return unsupported(format!("options of QEMU were given to backend {}", capabilities.backend));
+    if config.qemu.is_some() && backend.name() != "Qemu" {
+        return unsupported(format!("options of QEMU were given to backend {}", backend.name()));
     }
     let args = &config.kernel.args;
-    if args.iter().any(|a| a.chars().any(char::is_control)) || args.iter().map(|a| a.len() + 1).sum::<usize>() > MAX_KERNEL_ARGS
+    if args.iter().any(|a| a.chars().any(char::is_control))
+        || args.iter().map(|a| a.len() + 1).sum::<usize>() > MAX_KERNEL_ARGS
     {
         return unsupported(format!(
             "the kernel's arguments must be printable and have at most {MAX_KERNEL_ARGS} bytes together"
@@ -70,7 +74,8 @@ pub(crate) fn machine(config: &MachineConfig, capabilities: &Capabilities) -> Re
 }
 
 fn file(what: &str, path: &Path, write: bool) -> Result<(), ErrorBody> {
-    let unavailable = |why: String| ErrorBody::new(ErrorCode::FileUnavailable, format!("{what} {}: {why}", path.display()));
+    let unavailable =
+        |why: String| ErrorBody::new(ErrorCode::FileUnavailable, format!("{what} {}: {why}", path.display()));
     if !path.is_absolute() {
         return Err(unavailable("the path is not absolute".to_owned()));
     }

@@ -63,10 +63,9 @@ impl MachineDir {
         };
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(DirLock { _folder: folder })),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(ErrorBody::new(
-                ErrorCode::MachineBusy,
-                format!("another call is at work in {}", self.0.display()),
-            )),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                Err(ErrorBody::new(ErrorCode::MachineBusy, format!("another call is at work in {}", self.0.display())))
+            }
             Err(e) => Err(host(&format!("cannot lock {}", self.0.display()), &e.into())),
         }
     }
@@ -126,7 +125,9 @@ mod tests {
     #[test]
     fn clean_up_takes_what_is_ours_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["machine.json", "console.log.1", "vsock.sock", "vsock.sock_5", ".tmp-x", "overlay.ext4", "notes.log"] {
+        for name in
+            ["machine.json", "console.log.1", "vsock.sock", "vsock.sock_5", ".tmp-x", "overlay.ext4", "notes.log"]
+        {
             fs::write(dir.path().join(name), "").unwrap();
         }
         let machine = MachineDir::new(dir.path()).unwrap();

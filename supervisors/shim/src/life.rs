@@ -114,7 +114,7 @@ impl Life {
                 if stage != Stage::Mounted || index < self.next_step || index >= self.setup_steps {
                     return wrong(&format!("SetupStarted {index} of {}", self.setup_steps));
                 }
-                if index == 0 || !guest.timings.contains_key("setup") {
+                if guest.setup_index.is_none() {
                     at("setup", at_ms);
                 }
                 guest.setup_index = Some(index);

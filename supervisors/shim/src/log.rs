@@ -165,7 +165,8 @@ mod tests {
     #[test]
     fn a_line_is_one_full_entry_however_it_was_cut_and_streams_do_not_mix() {
         let text = cri(1 << 20, |log| {
-            for (stream, bytes) in [(Stream::Stdout, "he"), (Stream::Stderr, "oops\n"), (Stream::Stdout, "llo\n\nend")] {
+            for (stream, bytes) in [(Stream::Stdout, "he"), (Stream::Stderr, "oops\n"), (Stream::Stdout, "llo\n\nend")]
+            {
                 log.write(stream, bytes.as_bytes(), Timestamp::UNIX_EPOCH);
             }
             log.flush(Timestamp::UNIX_EPOCH);

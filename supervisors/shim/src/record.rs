@@ -49,7 +49,8 @@ impl Record {
         self.machine.vsock = None;
         self.machine.finished_at = Some(Timestamp::now());
         if !wished {
-            let message = format!("the shim, process {}, ended without a record; its machine ended with it", self.shim.pid);
+            let message =
+                format!("the shim, process {}, ended without a record; its machine ended with it", self.shim.pid);
             self.machine.failure = Some(ErrorBody::new(ErrorCode::ShimLost, message));
         }
         self

@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "what a child does between fork and exec has no safe form")]
 
 use std::{
-    io,
+    env, io,
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
@@ -27,6 +27,8 @@ const HELPER_LOOK: Duration = Duration::from_millis(1);
 pub(crate) fn spawn(program: &Program) -> Result<Child, ErrorBody> {
     let shim: Pid = getpid();
     let mut command = Command::new(&program.path);
+    // What the caller has in its environment, tokens among it, is not for programs that a guest may take over.
+    command.env_clear().envs(env::var_os("PATH").map(|path| ("PATH", path)));
     command.args(&program.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // SAFETY: the closure only makes two system calls; it allocates nothing and takes no lock.
     unsafe {

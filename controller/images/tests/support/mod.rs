@@ -1,6 +1,7 @@
 //! What the tests of this crate share: a store in a temporary directory, and an HTTP server that can misbehave.
 
 #![allow(dead_code, reason = "each test program uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::HashMap,

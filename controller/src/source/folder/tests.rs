@@ -92,7 +92,9 @@ fn a_file_that_its_writer_closed_counts_after_the_short_period() {
     t.finished("a.yaml");
     assert_eq!(t.look().retry_in, Some(QUIET));
     assert_eq!(image(&t.after(QUIET), "a").as_deref(), Some("one"));
-    // The next change needs its own word.
+    // The next change needs a word of its own; one that came for nothing is not kept for it.
+    t.finished("a.yaml");
+    t.look();
     t.write("a.yaml", &manifest("a", "three"));
     assert_eq!(t.look().retry_in, Some(QUIET_UNANNOUNCED));
 }
@@ -357,7 +359,7 @@ fn a_file_that_may_not_be_read_is_a_problem_until_it_may() {
     }
     let mut t = Fixture::new();
     t.write("a.yaml", &manifest("a", "one"));
-    fs::set_permissions(t.path("a.yaml"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(t.path("a.yaml"), fs::Permissions::from_mode(0o000)).unwrap();
     assert!(t.settle().problems[&t.path("a.yaml")].message.contains("Permission denied"));
     fs::set_permissions(t.path("a.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
     assert!(image(&t.settle(), "a").is_some());

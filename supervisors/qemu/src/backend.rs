@@ -1,0 +1,216 @@
+//! QEMU as a backend.
+
+use std::sync::OnceLock;
+
+use microagent_base::Digest;
+use microagent_shim::{Backend, Launch, Program};
+use microagent_supervisor_protocol::{
+    Accelerator, Capabilities, Check, CheckStatus, ErrorBody, ErrorCode, Identity, KernelFormat, MachineConfig,
+    QemuMachine, Verb,
+};
+
+use crate::{
+    command::{self, Plan, VHOST_SOCKET},
+    host::{self, Vsock},
+    kvm,
+    memory::Memory,
+    tsc,
+};
+
+/// How long the console may stay silent under KVM before the translator is tried, in milliseconds. Guests print within a
+/// fraction of a second; five seconds leave room for a busy host.
+const KVM_SILENCE_MS: u64 = 5000;
+
+/// The verbs that work.
+const VERBS: [Verb; 8] =
+    [Verb::Capabilities, Verb::Check, Verb::Prepare, Verb::Start, Verb::Inspect, Verb::Halt, Verb::Kill, Verb::Delete];
+
+/// QEMU on this host.
+pub(crate) struct Qemu {
+    /// Why KVM does not work; looked for at most once in a call.
+    kvm: OnceLock<Option<String>>,
+}
+
+impl Qemu {
+    pub(crate) fn new() -> Self {
+        Self { kvm: OnceLock::new() }
+    }
+
+    fn kvm_broken(&self) -> Option<String> {
+        self.kvm.get_or_init(|| Memory::recall().kvm_broken.or_else(|| kvm::probe().err())).clone()
+    }
+
+    /// The accelerators to try, best first, and why the first is not a better one.
+    fn accelerators(&self, asked: Option<Accelerator>) -> Result<(Vec<Accelerator>, Option<String>), ErrorBody> {
+        let unavailable = |why| Err(ErrorBody::new(ErrorCode::AcceleratorUnavailable, why));
+        match asked {
+            Some(Accelerator::Hvf) => unavailable("Hvf is Apple's and not on this host".to_owned()),
+            Some(Accelerator::Tcg) => Ok((vec![Accelerator::Tcg], None)),
+            Some(Accelerator::Kvm) => match self.kvm_broken() {
+                Some(why) => unavailable(why),
+                None => Ok((vec![Accelerator::Kvm], None)),
+            },
+            None => Ok(match self.kvm_broken() {
+                Some(why) => (vec![Accelerator::Tcg], Some(why)),
+                None => (vec![Accelerator::Kvm, Accelerator::Tcg], None),
+            }),
+        }
+    }
+}
+
+impl Backend for Qemu {
+    fn name(&self) -> &'static str {
+        "Qemu"
+    }
+
+    fn verbs(&self) -> &[Verb] {
+        &VERBS
+    }
+
+    fn max_vcpus(&self) -> u32 {
+        255
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let qemu = host::qemu();
+        let found = qemu.is_some() && host::vsock().is_some();
+        let (accelerators, accelerator_reason) = self.accelerators(None).unwrap_or_default();
+        Capabilities {
+            backend: self.name().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            vmm: qemu.as_deref().and_then(host::version_line),
+            verbs: VERBS.to_vec(),
+            accelerators: if found { accelerators } else { Vec::new() },
+            accelerator_reason,
+            kernel_format: Some(if cfg!(target_arch = "x86_64") { KernelFormat::Elf } else { KernelFormat::Image }),
+            max_vcpus: self.max_vcpus(),
+        }
+    }
+
+    fn check(&self, config: Option<&MachineConfig>) -> Vec<Check> {
+        let mut checks = vec![check_qemu(), check_vsock()];
+        checks.push(match self.kvm_broken() {
+            None => check("Kvm", CheckStatus::Ok, "a virtual machine runs instructions".to_owned(), None),
+            Some(why) => check(
+                "Kvm",
+                CheckStatus::Warning,
+                format!("{why}; machines run translated, many times slower"),
+                Some(ErrorCode::AcceleratorUnavailable),
+            ),
+        });
+        if let Some(Err(error)) = config.map(|c| machine_type(c).and_then(|_| self.accelerators(asked(c)))) {
+            checks.push(check("Config", CheckStatus::Failed, error.message, Some(error.code)));
+        }
+        checks
+    }
+
+    fn launches(&self, identity: &Identity, config: &MachineConfig) -> Result<Vec<Launch>, ErrorBody> {
+        let machine = machine_type(config)?;
+        let qemu = host::qemu().ok_or_else(no_qemu)?;
+        let vsock = host::vsock().ok_or_else(no_vsock)?;
+        let (accelerators, reason) = self.accelerators(asked(config))?;
+        let cid = cid(identity);
+        let tsc_khz = if accelerators.contains(&Accelerator::Tcg) { tsc_khz() } else { None };
+        let plan = |accelerator| Plan { uid: &identity.uid, config, machine, accelerator, tsc_khz, vsock: &vsock, cid };
+        let launch = |accelerator| Launch {
+            accelerator,
+            accelerator_reason: reason.clone(),
+            helper: match &vsock {
+                Vsock::Kernel => None,
+                Vsock::Program(path) => Some(Program {
+                    path: path.to_string_lossy().into_owned(),
+                    args: command::vsock_arguments(cid),
+                    socket: Some(VHOST_SOCKET.to_owned()),
+                }),
+            },
+            vmm: Program {
+                path: qemu.to_string_lossy().into_owned(),
+                args: command::arguments(&plan(accelerator)),
+                socket: None,
+            },
+            kernel_vsock_cid: (vsock == Vsock::Kernel).then_some(cid),
+            silence_ms: (accelerator == Accelerator::Kvm).then_some(KVM_SILENCE_MS),
+        };
+        Ok(accelerators.into_iter().map(launch).collect())
+    }
+
+    fn gave_up(&self, launch: &Launch, why: &str) {
+        if launch.accelerator == Accelerator::Kvm {
+            Memory { kvm_broken: Some(format!("KVM does not run this host's guests: {why}")), ..Memory::recall() }
+                .keep();
+        }
+    }
+}
+
+fn asked(config: &MachineConfig) -> Option<Accelerator> {
+    config.qemu.and_then(|q| q.accelerator)
+}
+
+/// `microvm` where nothing else is asked for: it starts fastest, and has the fewest devices.
+fn machine_type(config: &MachineConfig) -> Result<QemuMachine, ErrorBody> {
+    let unsupported = |message| Err(ErrorBody::new(ErrorCode::UnsupportedConfig, message));
+    if !cfg!(target_arch = "x86_64") {
+        return unsupported("QEMU machines on hosts other than x86-64 are not supported yet");
+    }
+    if config.kernel.format == KernelFormat::Image {
+        return unsupported("a kernel of format image is for arm64, this host is x86-64");
+    }
+    Ok(config.qemu.and_then(|q| q.machine).unwrap_or(QemuMachine::Microvm))
+}
+
+/// An address that no other machine of this host has: 30 bits of the boot's digest, past the reserved ones.
+fn cid(identity: &Identity) -> u32 {
+    let digest = Digest::of(format!("{}/{}", identity.uid, identity.boot_id).as_bytes());
+    let [a, b, c, d, ..] = *digest.bytes();
+    (u32::from_be_bytes([a, b, c, d]) & 0x3FFF_FFFF) | 0x4000_0000
+}
+
+/// Measured once in a boot of the host.
+fn tsc_khz() -> Option<u64> {
+    let memory = Memory::recall();
+    memory.tsc_khz.or_else(|| {
+        let tsc_khz = tsc::measure_khz();
+        Memory { tsc_khz, ..memory }.keep();
+        tsc_khz
+    })
+}
+
+fn no_qemu() -> ErrorBody {
+    let message = format!("{} is not in PATH", host::EMULATOR);
+    ErrorBody::new(ErrorCode::VmmNotFound, message)
+}
+
+fn no_vsock() -> ErrorBody {
+    let message = format!("/dev/vhost-vsock cannot be used by this user, and {} is not found", host::VSOCK_PROGRAM);
+    ErrorBody::new(ErrorCode::VsockNotFound, message)
+}
+
+fn check(name: &str, status: CheckStatus, message: String, code: Option<ErrorCode>) -> Check {
+    let remediation = code.map(|c| c.remediation().to_owned());
+    Check { name: name.to_owned(), status, message, remediation }
+}
+
+fn check_qemu() -> Check {
+    let failed = |code, message| check("QemuBinary", CheckStatus::Failed, message, Some(code));
+    let Some(path) = host::qemu() else { return failed(ErrorCode::VmmNotFound, no_qemu().message) };
+    let Some(line) = host::version_line(&path) else {
+        return failed(ErrorCode::VmmUnsuitable, format!("{} does not tell its version", path.display()));
+    };
+    match host::version(&line) {
+        Some(version) if version >= host::MIN_VERSION => {
+            check("QemuBinary", CheckStatus::Ok, format!("{}: {line}", path.display()), None)
+        }
+        _ => {
+            let (major, minor) = host::MIN_VERSION;
+            failed(ErrorCode::VmmUnsuitable, format!("{}: {line}; {major}.{minor} is needed", path.display()))
+        }
+    }
+}
+
+fn check_vsock() -> Check {
+    match host::vsock() {
+        Some(Vsock::Kernel) => check("Vsock", CheckStatus::Ok, "/dev/vhost-vsock".to_owned(), None),
+        Some(Vsock::Program(path)) => check("Vsock", CheckStatus::Ok, path.display().to_string(), None),
+        None => check("Vsock", CheckStatus::Failed, no_vsock().message, Some(ErrorCode::VsockNotFound)),
+    }
+}

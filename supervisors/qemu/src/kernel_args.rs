@@ -1,0 +1,40 @@
+//! The words on the kernel's command line, each with its reason.
+
+use microagent_supervisor_protocol::Accelerator;
+
+/// One word.
+struct Arg {
+    word: &'static str,
+    #[allow(dead_code, reason = "for whoever wonders why the word is there")]
+    why: &'static str,
+}
+
+const ALWAYS: [Arg; 5] = [
+    Arg {
+        word: "console=ttyS0",
+        why: "the serial port is the only console: boot, readiness and panics are told there",
+    },
+    Arg { word: "loglevel=4", why: "each line costs time, above all under translation; warnings and panics stay" },
+    Arg { word: "panic=-1", why: "a panic restarts at once, which ends QEMU because of -no-reboot" },
+    Arg { word: "reboot=t", why: "restarts by a triple fault: works on every machine type and asks no device first" },
+    Arg { word: "8250.nr_uarts=1", why: "there is one serial port; others are not looked for" },
+];
+
+/// Under translation the counter's calibration against the timer depends on how busy the host is; it can fail, and the
+/// kernel then hangs.
+const TRANSLATED: [Arg; 1] = [Arg {
+    word: "no_timer_check",
+    why: "the check that the timer interrupt works measures it against a busy host too",
+}];
+
+/// The command line: ours, then the caller's, whose words win where a word is given twice.
+pub(crate) fn command_line(accelerator: Accelerator, tsc_khz: Option<u64>, callers: &[String]) -> String {
+    let mut words: Vec<String> = ALWAYS.iter().map(|a| a.word.to_owned()).collect();
+    if accelerator == Accelerator::Tcg {
+        words.extend(TRANSLATED.iter().map(|a| a.word.to_owned()));
+        // QEMU's translator gives the host's counter to the guest as it is.
+        words.extend(tsc_khz.map(|khz| format!("tsc_early_khz={khz}")));
+    }
+    words.extend_from_slice(callers);
+    words.join(" ")
+}

@@ -1,0 +1,315 @@
+//! A host whose QEMU and vsock program are scripts, and the guest behind them.
+
+use std::{
+    env, fs,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use microagent_guest_protocol::{
+    Config, EnvVar, Event, Exit, Process, Request, Root, ShutdownReply,
+    frame::{self, Kind},
+};
+use microagent_shim::{MACHINE_RECORD, Record};
+use microagent_supervisor_protocol::{
+    Accelerator, CallError, Disk, Halt, Identity, Kernel, KernelFormat, Machine, MachineConfig, MachineState, PROTOCOL,
+    QemuOptions, StartRequest, Supervisor, Target,
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::inotify,
+};
+use tempfile::TempDir;
+
+pub const SUPERVISOR: &str = env!("CARGO_BIN_EXE_microagent-supervisor-qemu");
+
+/// For everything that must happen; long, as the machines that run tests are busy.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Stands for a secret in the guest's configuration.
+pub const SECRET: &str = "correct-horse-battery-staple";
+
+#[derive(Clone)]
+pub struct Host {
+    root: Arc<TempDir>,
+    pub uid: String,
+    /// A folder between the root and the machine's directory.
+    pub below: String,
+    pub boot_timeout_ms: u64,
+    pub accelerator: Option<Accelerator>,
+    real: Option<MachineConfig>,
+}
+
+impl Host {
+    /// A host whose guest behaves in this way.
+    pub fn new(mode: &str) -> Self {
+        let host = Self::empty();
+        for name in ["kernel", "initramfs"] {
+            fs::write(host.root().join(name), "").unwrap();
+        }
+        // The scripts run in the machine's directory; the guest powers off through the fifo.
+        let console = match mode {
+            "dead" => "echo no memory for you >&2; exit 1",
+            "panic" => "echo '[ 1.0] Kernel panic - not syncing: no init'; exit 0",
+            "silent" => "exec sleep 600",
+            _ => "echo booting; echo 'microagent: guest-init listening'; read line < poweroff.sock; exit 0",
+        };
+        let kvm = if mode == "kvmless" {
+            "case \"$*\" in *'-accel kvm'*) echo no vcpu for you >&2; exit 1;; esac"
+        } else {
+            ""
+        };
+        host.script("qemu", &format!("[ -p poweroff.sock ] || mkfifo poweroff.sock\n{kvm}\n{console}"));
+        let exe = env::current_exe().unwrap();
+        let exe = exe.display();
+        host.script("vsock", &format!("FAKE_GUEST={mode} exec {exe} --exact fake_guest --nocapture"));
+        host.script(
+            "supervisor",
+            &format!(
+                "d='{}'\nMICROAGENT_QEMU=\"$d/qemu\" MICROAGENT_VHOST_DEVICE_VSOCK=\"$d/vsock\" MICROAGENT_RUNTIME_DIR=\"$d/run\" exec {SUPERVISOR}",
+                host.root().display()
+            ),
+        );
+        host
+    }
+
+    /// This host, with the kernel, the initramfs and the baseline of the environment.
+    pub fn real() -> Option<Self> {
+        let [kernel, initramfs, baseline] = ["KERNEL", "INITRAMFS", "BASELINE"].map(|name| {
+            let name = format!("MICROAGENT_TEST_{name}");
+            env::var_os(&name).map(PathBuf::from).ok_or(name)
+        });
+        let (kernel, initramfs, baseline) = match (kernel, initramfs, baseline) {
+            (Ok(k), Ok(i), Ok(b)) => (k, i, b),
+            (Err(name), ..) | (_, Err(name), _) | (.., Err(name)) => {
+                println!(
+                    "SKIP a_real_guest_boots: needs {name} (an ELF kernel, an initramfs with guest-init, an ext4 with busybox)"
+                );
+                return None;
+            }
+        };
+        let mut host = Self::empty();
+        let (overlay, marker) = (host.root().join("overlay.ext4"), host.root().join("marker"));
+        let made = Command::new("mke2fs").args(["-q", "-t", "ext4"]).arg(&overlay).arg("32M").status();
+        if !made.is_ok_and(|s| s.success()) {
+            println!("SKIP a_real_guest_boots: needs mke2fs");
+            return None;
+        }
+        fs::write(&marker, format!("{:<4096}", "marker of disk 1\n")).unwrap();
+        let disk = |id: &str, path, read_only| Disk { id: id.to_owned(), path, read_only };
+        host.real = Some(MachineConfig {
+            kernel: Kernel { path: kernel, format: KernelFormat::Elf, args: Vec::new() },
+            initramfs,
+            disks: vec![
+                disk("baseline", baseline, true),
+                disk("marker", marker, true),
+                disk("overlay", overlay, false),
+            ],
+            boot_timeout_ms: 60_000,
+            ..host.config()
+        });
+        host.accelerator = None;
+        host.script("supervisor", &format!("MICROAGENT_RUNTIME_DIR='{}' exec {SUPERVISOR}", host.root().display()));
+        Some(host)
+    }
+
+    fn empty() -> Self {
+        Self {
+            root: Arc::new(tempfile::tempdir().unwrap()),
+            uid: "u-1".to_owned(),
+            below: "m".to_owned(),
+            boot_timeout_ms: 60_000,
+            accelerator: Some(Accelerator::Tcg),
+            real: None,
+        }
+    }
+
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    pub fn dir(&self) -> PathBuf {
+        self.root().join(&self.below)
+    }
+
+    /// Written by another process: a descriptor for writing that a test beside this one inherits makes the file busy.
+    fn script(&self, name: &str, text: &str) {
+        let mut sh = Command::new("sh")
+            .args(["-c", "cat > \"$1\"; chmod 755 \"$1\"", "sh"])
+            .arg(self.root().join(name))
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        sh.stdin.take().unwrap().write_all(format!("#!/bin/sh\n{text}\n").as_bytes()).unwrap();
+        assert!(sh.wait().unwrap().success());
+    }
+
+    pub fn supervisor(&self) -> Supervisor {
+        Supervisor::new(self.root().join("supervisor"))
+    }
+
+    pub fn target(&self) -> Target {
+        Target { uid: self.uid.clone(), machine_dir: self.dir() }
+    }
+
+    fn config(&self) -> MachineConfig {
+        self.real.clone().unwrap_or_else(|| MachineConfig {
+            vcpus: 1,
+            memory_mib: 256,
+            kernel: Kernel { path: self.root().join("kernel"), format: KernelFormat::Elf, args: Vec::new() },
+            initramfs: self.root().join("initramfs"),
+            disks: Vec::new(),
+            boot_timeout_ms: self.boot_timeout_ms,
+            log_bytes: 1 << 20,
+            qemu: Some(QemuOptions { machine: None, accelerator: self.accelerator }),
+        })
+    }
+
+    pub fn start(&self, boot_id: &str) -> Result<Machine, CallError> {
+        let script = "echo hello; /bin/busybox head -n 1 /dev/vdb; exit 7";
+        let guest = Config {
+            version: 1,
+            boot_id: boot_id.to_owned(),
+            hostname: "h".to_owned(),
+            realtime_ns: 0,
+            root: Root { baseline: 0, overlay: self.real.as_ref().map(|_| 2) },
+            mounts: Vec::new(),
+            files: Vec::new(),
+            setup: Vec::new(),
+            workload: Process {
+                argv: ["/bin/busybox", "sh", "-c", script].map(str::to_owned).to_vec(),
+                env: vec![EnvVar { name: "TOKEN".to_owned(), value: SECRET.to_owned() }],
+                working_dir: None,
+                user: None,
+            },
+            grace_seconds: 1,
+        };
+        let identity = Identity {
+            uid: self.uid.clone(),
+            name: "default/w".to_owned(),
+            generation: 1,
+            boot_id: boot_id.to_owned(),
+        };
+        let request = StartRequest {
+            protocol: PROTOCOL.to_owned(),
+            target: self.target(),
+            identity,
+            config: self.config(),
+            guest,
+        };
+        self.supervisor().start(request, PATIENCE)
+    }
+
+    pub fn prepare(&self) -> Result<Machine, CallError> {
+        self.supervisor().prepare(self.target(), self.config(), PATIENCE)
+    }
+
+    pub fn inspect(&self) -> Result<Machine, CallError> {
+        self.supervisor().inspect(self.target(), PATIENCE)
+    }
+
+    pub fn halt(&self, grace_seconds: u32) -> Result<Machine, CallError> {
+        self.supervisor().halt(self.target(), Halt { grace_seconds, no_wait: false }, PATIENCE)
+    }
+
+    pub fn kill(&self) -> Result<Machine, CallError> {
+        self.supervisor().kill(self.target(), PATIENCE)
+    }
+
+    pub fn delete(&self) -> Result<Machine, CallError> {
+        self.supervisor().delete(self.target(), PATIENCE)
+    }
+
+    pub fn record(&self) -> Record {
+        serde_json::from_slice(&fs::read(self.dir().join(MACHINE_RECORD)).unwrap()).unwrap()
+    }
+
+    pub fn ended(&self) -> Machine {
+        self.until(|m| m.state == MachineState::Exited)
+    }
+
+    /// Waits until the record says so; a change of it is a rename in the directory.
+    pub fn until(&self, so: impl Fn(&Machine) -> bool) -> Machine {
+        let begun = Instant::now();
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).unwrap();
+        inotify::add_watch(&watch, self.dir(), inotify::WatchFlags::MOVED_TO).unwrap();
+        loop {
+            let machine = self.inspect().unwrap();
+            if so(&machine) {
+                return machine;
+            }
+            let left =
+                PATIENCE.checked_sub(begun.elapsed()).unwrap_or_else(|| panic!("it does not become so: {machine:?}"));
+            poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&Timespec::try_from(left).unwrap())).unwrap();
+            let mut events = [0; 4096];
+            while rustix::io::read(&watch, &mut events).is_ok_and(|n| n > 0) {}
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // The last owner ends what a failed test left running.
+        if Arc::strong_count(&self.root) == 1 && self.root().join("supervisor").exists() {
+            let _ = self.delete();
+        }
+    }
+}
+
+/// The vsock program and the guest behind it in one, when this executable was started as that.
+pub fn guest() {
+    let Ok(mode) = env::var("FAKE_GUEST") else { return };
+    let listener = UnixListener::bind("vsock.sock").unwrap();
+    let _vhost = UnixListener::bind("vhost.sock").unwrap();
+    let mut configured = connected(&listener.accept().unwrap().0);
+    let Request::Configure(config) = frame::read_message(&mut configured).unwrap() else { panic!("not configured") };
+    assert!(config.realtime_ns > 1_700_000_000_000_000_000, "the clock is refreshed when it is sent");
+    match mode.as_str() {
+        "garbage" => configured.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap(),
+        "huge" => configured.write_all(&[0, 255, 255, 255, 255]).unwrap(),
+        "disorder" => tell(&mut configured, &Event::WorkloadExited { exit: Exit::code(0), at_ms: 1 }),
+        _ => {
+            tell(&mut configured, &Event::Configured { init_ms: 1, listening_ms: 2, at_ms: 3 });
+            tell(&mut configured, &Event::Mounted { at_ms: 4 });
+            tell(&mut configured, &Event::WorkloadStarted { pid: 9, at_ms: 5 });
+        }
+    }
+    if mode == "workload" || mode == "kvmless" {
+        frame::write(&mut configured, Kind::Stdout, b"hel").unwrap();
+        frame::write(&mut configured, Kind::Stdout, b"lo\n").unwrap();
+        frame::write(&mut configured, Kind::Stderr, b"bye").unwrap();
+        tell(&mut configured, &Event::WorkloadExited { exit: Exit::code(7), at_ms: 6 });
+        // The host hangs up when it has heard all.
+        assert_eq!(configured.read(&mut [0]).unwrap(), 0);
+        return power_off();
+    }
+    let mut shutdown = connected(&listener.accept().unwrap().0);
+    let Request::Shutdown { .. } = frame::read_message(&mut shutdown).unwrap() else { panic!("not a shutdown") };
+    frame::write_message(&mut shutdown, &ShutdownReply::ShuttingDown).unwrap();
+    if mode != "stubborn" {
+        return power_off();
+    }
+    let _ = listener.accept();
+}
+
+fn power_off() {
+    fs::write("poweroff.sock", "off\n").unwrap();
+}
+
+fn tell(stream: &mut UnixStream, event: &Event) {
+    frame::write_message(stream, event).unwrap();
+}
+
+fn connected(stream: &UnixStream) -> UnixStream {
+    let mut stream = stream.try_clone().unwrap();
+    let mut line = String::new();
+    // One line is all that the host says before it is answered.
+    BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "CONNECT 1024\n");
+    stream.write_all(b"OK 5\n").unwrap();
+    stream
+}

@@ -1,0 +1,120 @@
+use super::*;
+
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+fn life(setup_steps: u32) -> Life {
+    Life::new(Machine::bare("u", MachineState::Starting), setup_steps)
+}
+
+fn told(setup_steps: u32, events: Vec<Event>) -> Result<Life, String> {
+    let mut life = life(setup_steps);
+    events.into_iter().try_for_each(|e| life.tell(e, NOW))?;
+    Ok(life)
+}
+
+fn configured() -> Event {
+    Event::Configured { init_ms: 1, listening_ms: 2, at_ms: 3 }
+}
+
+fn mounted() -> Event {
+    Event::Mounted { at_ms: 4 }
+}
+
+fn setup(index: u32, code: u8) -> [Event; 2] {
+    [Event::SetupStarted { index, at_ms: 5 }, Event::SetupFinished { index, exit: Exit::code(code), at_ms: 6 }]
+}
+
+fn workload() -> Event {
+    Event::WorkloadStarted { pid: 9, at_ms: 7 }
+}
+
+fn exited(code: u8) -> Event {
+    Event::WorkloadExited { exit: Exit::code(code), at_ms: 8 }
+}
+
+fn end(success: bool) -> VmmEnd {
+    VmmEnd {
+        success,
+        status: "exit status: 1".to_owned(),
+        stderr: "no such device".to_owned(),
+        console: "boot".to_owned(),
+    }
+}
+
+#[test]
+fn a_whole_life_is_recorded_and_is_no_failure() {
+    let [a, b] = setup(1, 0);
+    let mut life = told(2, vec![configured(), mounted(), a, b, workload(), exited(7)]).unwrap();
+    assert_eq!(life.machine.state, MachineState::Running);
+    life.end(&end(true), NOW);
+    let guest = &life.machine.guest;
+    assert!(guest.ready && guest.setup_complete);
+    assert_eq!(guest.workload_exit, Some(Exit::code(7)));
+    assert_eq!((life.machine.state, &life.machine.failure), (MachineState::Exited, &None));
+}
+
+#[test]
+fn a_failed_setup_command_is_the_end() {
+    let [a, b] = setup(0, 3);
+    let mut life = told(2, vec![configured(), mounted(), a, b]).unwrap();
+    assert!(life.tell(workload(), NOW).is_err());
+    life.end(&end(true), NOW);
+    let guest = &life.machine.guest;
+    assert_eq!((guest.setup_failure, guest.setup_index, guest.setup_complete), (Some(Exit::code(3)), Some(0), false));
+    assert_eq!(life.machine.failure, None);
+}
+
+#[test]
+fn what_comes_out_of_order_is_refused() {
+    let both = Exit { code: Some(1), signal: Some(9), oom_killed: false };
+    let [a, b] = setup(0, 0);
+    for events in [
+        vec![mounted()],
+        vec![configured(), configured()],
+        vec![configured(), workload()],
+        vec![configured(), mounted(), exited(0)],
+        vec![configured(), mounted(), a.clone(), workload()],
+        vec![configured(), mounted(), a.clone(), b.clone(), a],
+        vec![configured(), mounted(), b],
+        vec![configured(), mounted(), Event::SetupStarted { index: 1, at_ms: 0 }],
+        vec![configured(), mounted(), workload(), exited(0), exited(0)],
+        vec![configured(), mounted(), workload(), Event::WorkloadExited { exit: both, at_ms: 0 }],
+    ] {
+        assert!(told(1, events.clone()).is_err(), "{events:?}");
+    }
+}
+
+#[test]
+fn the_guests_words_are_bounded_and_cleaned() {
+    let failed = Event::Failed { code: "no\ncode".to_owned(), message: "\u{1b}[2J".repeat(10_000), at_ms: 1 };
+    let life = told(0, vec![configured(), failed]).unwrap();
+    let failure = life.machine.guest.failure.unwrap();
+    assert_eq!((failure.code.as_str(), failure.message.chars().count()), ("GuestFailure", MAX_MESSAGE));
+    assert!(!failure.message.contains('\u{1b}'));
+}
+
+#[test]
+fn an_end_that_nobody_wished_has_its_cause() {
+    let cause = |mut life: Life, success| {
+        life.end(&end(success), NOW);
+        life.machine.failure.map(|f| (f.code, f.retryable))
+    };
+    assert_eq!(cause(life(0), false), Some((ErrorCode::VmmFailed, true)));
+    assert_eq!(cause(told(0, vec![configured()]).unwrap(), true), Some((ErrorCode::GuestProtocol, true)));
+    let mut panicked = life(0);
+    panicked.panicked("Kernel panic - not syncing".to_owned());
+    assert_eq!(cause(panicked, true), Some((ErrorCode::GuestPanic, true)));
+    let mut halted = told(0, vec![configured(), mounted()]).unwrap();
+    halted.wish_end();
+    assert_eq!(cause(halted, false), None);
+    let mut late = life(0);
+    late.fail(ErrorCode::GuestTimeout, "late", "");
+    assert_eq!(cause(late, false), Some((ErrorCode::GuestTimeout, true)));
+}
+
+#[test]
+fn the_vmms_last_words_are_in_the_details() {
+    let mut life = life(0);
+    life.end(&end(false), NOW);
+    assert_eq!(life.machine.failure.unwrap().details.unwrap(), "no such device");
+}

@@ -1,0 +1,580 @@
+//! The shim: the process that owns one machine from its start to its end.
+
+use std::{
+    env,
+    fs::File,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::{Child, ExitCode, ExitStatus},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use microagent_base::{Digest, durable, lock::FileLock, process::ProcessId};
+use microagent_guest_protocol::{Config as GuestConfig, Event};
+use microagent_supervisor_protocol::{ErrorBody, ErrorCode, Identity, Machine, MachineConfig, MachineState, Response};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    backend::{Backend, Launch},
+    bridge,
+    console::{Scanner, Sign},
+    control::{self, Wish},
+    dir::{CONSOLE_LOG, CONTROL_SOCKET, MachineDir, SHIM_LOCK, VMM_LOG, VSOCK_SOCKET, host},
+    guest::{self, Waiting, Word},
+    life::{Life, VmmEnd},
+    log::{RotatingLog, Tail, pump},
+    record::{FORMAT, Record},
+    vmm,
+};
+
+/// What `start` hands to the shim, through a pipe: it may hold secrets.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Boot {
+    pub(crate) machine_dir: PathBuf,
+    pub(crate) identity: Identity,
+    pub(crate) config: MachineConfig,
+    pub(crate) guest: Box<GuestConfig>,
+    pub(crate) launches: Vec<Launch>,
+}
+
+/// Something that happened.
+pub(crate) enum Signal {
+    Console(Sign),
+    VmmEnded(io::Result<ExitStatus>),
+    Guest(Word),
+    /// Answered when it is recorded.
+    Wish(Wish, SyncSender<()>),
+}
+
+/// How many signals may wait. A guest that tells faster than is recorded waits itself.
+const QUEUE: usize = 64;
+
+/// How long a guest that said its last may take to power off.
+const POWER_OFF: Duration = Duration::from_secs(30);
+
+/// How long a machine may run on after its connection was lost, or after its kernel panicked, before it is ended.
+const LOST: Duration = Duration::from_secs(10);
+
+/// How long after the grace period a halted machine is ended: the protocol's word.
+const AFTER_GRACE: Duration = Duration::from_secs(10);
+
+/// Between two tries to reach a guest that should listen.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// How long a guest that listens may take to be configured, however late it came.
+const CONFIGURE: Duration = Duration::from_secs(30);
+
+/// What is in flight when the VMM ends has this long to arrive.
+const IN_FLIGHT: Duration = Duration::from_millis(500);
+
+/// The size at which the VMM's own log is rotated, in bytes.
+const VMM_LOG_BYTES: u64 = 256 * 1024;
+
+/// How often, a second apart, the last record is tried: a full disk may get room.
+const RECORD_TRIES: u32 = 60;
+
+/// The shim's `main`.
+pub(crate) fn main(backend: &impl Backend, dir: &Path) -> ExitCode {
+    let mut ready = Ready(Some(io::stdout()));
+    match begin(backend, dir, &mut ready) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ready.tell(&Response::error(error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn begin(backend: &impl Backend, dir: &Path, ready: &mut Ready) -> Result<(), ErrorBody> {
+    // Fails only for a group leader, which a process that `start` spawned is not.
+    let _ = rustix::process::setsid();
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    env::set_current_dir(dir).map_err(|e| host(&format!("cannot enter {}", dir.display()), &e))?;
+    let boot: Boot = serde_json::from_reader(io::BufReader::new(io::stdin())).map_err(|e| {
+        ErrorBody::new(ErrorCode::InvalidRequest, format!("the shim was started without a machine: {e}"))
+    })?;
+    let _lock = FileLock::try_exclusive(Path::new(SHIM_LOCK))
+        .map_err(|e| ErrorBody::new(ErrorCode::MachineBusy, format!("a shim of this machine still runs: {e}")))?;
+    let mut shim = Shim::new(boot)?;
+    shim.dir.clean_sockets()?;
+    control::serve(Path::new(CONTROL_SOCKET), shim.sender.clone())
+        .map_err(|e| host("cannot serve control.sock", &e))?;
+    let result = shim.run(backend, ready);
+    let _ = shim.dir.clean_sockets();
+    result
+}
+
+/// The pipe to `start`: told once, and closed then, as `start` waits for its end.
+struct Ready(Option<io::Stdout>);
+
+impl Ready {
+    fn tell(&mut self, response: &Response) {
+        let Some(mut stdout) = self.0.take() else { return };
+        let _ = serde_json::to_writer(&mut stdout, response).map_err(io::Error::from).and_then(|()| stdout.flush());
+        if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+            let _ = rustix::stdio::dup2_stdin(&null);
+            let _ = rustix::stdio::dup2_stdout(&null);
+        }
+    }
+}
+
+struct Shim {
+    dir: MachineDir,
+    config: MachineConfig,
+    config_digest: String,
+    launches: Vec<Launch>,
+    own: ProcessId,
+    life: Life,
+    /// What the record on disk says.
+    saved: Option<Machine>,
+    waiting: Waiting,
+    sender: SyncSender<Signal>,
+    signals: Receiver<Signal>,
+    /// Wishes that are answered once they are recorded.
+    unanswered: Vec<SyncSender<()>>,
+    connection: Connection,
+    /// Why the guest could not be reached the last time.
+    refusal: Option<io::Error>,
+    timers: Timers,
+    vmm: Option<ProcessId>,
+    helper: Option<ProcessId>,
+    started: Instant,
+    alive: bool,
+    ended: Option<io::Result<ExitStatus>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Connection {
+    None,
+    Open,
+    Over,
+}
+
+#[derive(Default)]
+struct Timers {
+    silence: Option<Instant>,
+    boot: Option<Instant>,
+    connect: Option<Instant>,
+    end: Option<Instant>,
+}
+
+impl Timers {
+    fn next(&self) -> Option<Instant> {
+        [self.silence, self.boot, self.connect, self.end].into_iter().flatten().min()
+    }
+
+    fn end_by(&mut self, at: Instant) {
+        self.end = Some(self.end.map_or(at, |end| end.min(at)));
+    }
+}
+
+/// Takes a timer that has run out.
+fn due(timer: &mut Option<Instant>, now: Instant) -> bool {
+    timer.take_if(|at| *at <= now).is_some()
+}
+
+/// How a launch ended.
+enum Outcome {
+    Ended(VmmEnd),
+    Silent(String),
+}
+
+/// What the VMM says, kept by the threads that read it.
+struct Said {
+    console: Arc<Mutex<Tail>>,
+    stderr: Arc<Mutex<Tail>>,
+    /// Disconnected when the threads have read all.
+    over: Receiver<()>,
+}
+
+fn text(tail: &Mutex<Tail>) -> String {
+    tail.lock().unwrap_or_else(PoisonError::into_inner).text()
+}
+
+impl Shim {
+    fn new(boot: Boot) -> Result<Self, ErrorBody> {
+        let own = ProcessId::own().map_err(|e| host("cannot read /proc", &e))?;
+        let encoded =
+            serde_json::to_vec(&boot.config).map_err(|e| host("cannot encode the configuration", &e.into()))?;
+        let (sender, signals) = sync_channel(QUEUE);
+        let mut machine = Machine::bare(&boot.identity.uid, MachineState::Starting);
+        machine.identity = Some(boot.identity);
+        let setup_steps = u32::try_from(boot.guest.setup.len()).unwrap_or(u32::MAX);
+        Ok(Self {
+            dir: MachineDir::new(&boot.machine_dir)?,
+            config: boot.config,
+            config_digest: Digest::of(&encoded).to_string(),
+            launches: boot.launches,
+            own,
+            life: Life::new(machine, setup_steps),
+            saved: None,
+            waiting: Arc::new(Mutex::new(Some(boot.guest))),
+            sender,
+            signals,
+            unanswered: Vec::new(),
+            connection: Connection::None,
+            refusal: None,
+            timers: Timers::default(),
+            vmm: None,
+            helper: None,
+            started: Instant::now(),
+            alive: false,
+            ended: None,
+        })
+    }
+
+    fn run(&mut self, backend: &impl Backend, ready: &mut Ready) -> Result<(), ErrorBody> {
+        let launches = std::mem::take(&mut self.launches);
+        let mut given_up: Option<(&Launch, String)> = None;
+        for (n, launch) in launches.iter().enumerate() {
+            let last = n + 1 == launches.len();
+            let why = given_up.as_ref().map(|(_, why)| why.clone());
+            let mut verdict = || {
+                if let Some((launch, why)) = given_up.take() {
+                    backend.gave_up(launch, &why);
+                }
+            };
+            match self.launch(launch, why, last, ready, &mut verdict)? {
+                Outcome::Ended(end) => {
+                    self.life.end(&end, Timestamp::now());
+                    return self.save_last();
+                }
+                Outcome::Silent(why) => {
+                    eprintln!("{:?} is given up: {why}", launch.accelerator);
+                    given_up = Some((launch, why));
+                }
+            }
+        }
+        Err(ErrorBody::new(ErrorCode::Host, "there is no way to launch the machine"))
+    }
+
+    fn launch(
+        &mut self,
+        launch: &Launch,
+        given_up: Option<String>,
+        last: bool,
+        ready: &mut Ready,
+        alive: &mut dyn FnMut(),
+    ) -> Result<Outcome, ErrorBody> {
+        let sockets = launch.helper.as_ref().and_then(|h| h.socket.as_deref()).into_iter().chain([VSOCK_SOCKET]);
+        for socket in sockets {
+            durable::remove_file(Path::new(socket)).map_err(|e| crate::dir::durable_error(&e))?;
+        }
+        let mut helper = match &launch.helper {
+            Some(program) => {
+                let mut child = vmm::spawn(program)?;
+                log_stderr(&mut child);
+                vmm::await_socket(&mut child, program)?;
+                self.helper = Some(vmm::identity(&child)?);
+                Some(child)
+            }
+            None => None,
+        };
+        let mut child = vmm::spawn(&launch.vmm)?;
+        self.begin_launch(launch, given_up, last, vmm::identity(&child)?);
+        self.save()?;
+        ready.tell(&Response::machine(self.life.machine.clone()));
+        if let Some(cid) = launch.kernel_vsock_cid {
+            bridge::serve(Path::new(VSOCK_SOCKET), cid).map_err(|e| host("cannot serve vsock.sock", &e))?;
+        }
+        let said = self.listen(&mut child)?;
+        let sender = self.sender.clone();
+        spawn_thread("vmm", move || {
+            let _ = sender.send(Signal::VmmEnded(child.wait()));
+        })?;
+        let outcome = self.supervise(&said, last, alive);
+        if let Some(child) = &mut helper {
+            let _ = child.kill();
+            let _ = child.wait();
+            self.helper = None;
+        }
+        if matches!(outcome, Outcome::Ended(_)) {
+            // What the helper had taken from the guest is in the socket's buffer still.
+            self.take_until(Instant::now() + IN_FLIGHT, |shim| shim.connection != Connection::Open);
+        }
+        Ok(outcome)
+    }
+
+    fn begin_launch(&mut self, launch: &Launch, given_up: Option<String>, last: bool, vmm: ProcessId) {
+        let now = Instant::now();
+        let machine = &mut self.life.machine;
+        if given_up.is_some() {
+            machine.timings.insert("givenUp".to_owned(), millis(now - self.started));
+        }
+        machine.accelerator = Some(launch.accelerator);
+        machine.accelerator_reason = given_up.or_else(|| launch.accelerator_reason.clone());
+        machine.vsock = Some(self.dir.join(VSOCK_SOCKET));
+        machine.started_at = Some(Timestamp::now());
+        self.started = now;
+        self.vmm = Some(vmm);
+        self.alive = false;
+        self.ended = None;
+        let boot = Duration::from_millis(self.config.boot_timeout_ms);
+        self.timers.silence = launch.silence_ms.filter(|_| !last).map(|ms| now + Duration::from_millis(ms));
+        self.timers.boot = Some(now + boot);
+        // The console tells when the guest listens; this is for kernels whose console says nothing.
+        self.timers.connect = Some(now + boot / 2);
+    }
+
+    /// Reads the VMM's console and its standard error.
+    fn listen(&self, child: &mut Child) -> Result<Said, ErrorBody> {
+        let (console, stderr) = (Arc::<Mutex<Tail>>::default(), Arc::<Mutex<Tail>>::default());
+        let (reading, over) = sync_channel(0);
+        if let Some(pipe) = child.stdout.take() {
+            let (tail, signals, reading) = (Arc::clone(&console), self.sender.clone(), reading.clone());
+            let mut log = RotatingLog::open(Path::new(CONSOLE_LOG), self.config.log_bytes);
+            spawn_thread("console", move || {
+                let mut scanner = Scanner::default();
+                pump(pipe, |bytes| {
+                    log.write(bytes);
+                    tail.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+                    scanner.scan(bytes, |sign| {
+                        let _ = signals.send(Signal::Console(sign));
+                    });
+                });
+                drop(reading);
+            })?;
+        }
+        if let Some(pipe) = child.stderr.take() {
+            let tail = Arc::clone(&stderr);
+            spawn_thread("stderr", move || {
+                let mut log = RotatingLog::open(Path::new(VMM_LOG), VMM_LOG_BYTES);
+                pump(pipe, |bytes| {
+                    log.write(bytes);
+                    tail.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+                });
+                drop(reading);
+            })?;
+        }
+        Ok(Said { console, stderr, over })
+    }
+
+    /// Runs until the VMM has ended. `alive` is told after the first sign of life.
+    fn supervise(&mut self, said: &Said, last: bool, alive: &mut dyn FnMut()) -> Outcome {
+        let mut silent = None;
+        while self.ended.is_none() {
+            self.wait(self.timers.next());
+            let now = Instant::now();
+            if due(&mut self.timers.silence, now) && !self.alive {
+                silent = Some(format!("its console was silent for {} ms", millis(now - self.started)));
+                self.kill();
+            }
+            self.check_timers(now, said);
+            self.save_or_say();
+            if self.alive {
+                alive();
+            }
+        }
+        self.timers = Timers::default();
+        let _ = said.over.recv_timeout(IN_FLIGHT);
+        // The console's last words came before its end.
+        self.take_until(Instant::now(), |_| false);
+        let (success, status) = match self.ended.take() {
+            Some(Ok(status)) => (status.success(), status.to_string()),
+            Some(Err(e)) => (false, e.to_string()),
+            None => (false, "an unknown status".to_owned()),
+        };
+        let wished = self.life.machine.state == MachineState::Halting;
+        if !wished && silent.is_none() && !last && !self.alive {
+            silent = Some(format!("the VMM ended with {status} before its first word: {}", text(&said.stderr)));
+        }
+        match silent {
+            Some(why) if !wished => Outcome::Silent(why),
+            _ => Outcome::Ended(VmmEnd { success, status, stderr: text(&said.stderr), console: text(&said.console) }),
+        }
+    }
+
+    fn check_timers(&mut self, now: Instant, said: &Said) {
+        if due(&mut self.timers.boot, now) && !self.life.is_configured() {
+            let refusal =
+                self.refusal.as_ref().map_or_else(String::new, |e| format!("; its port could not be reached: {e}"));
+            let message = format!("the guest was not ready {} ms after its start{refusal}", millis(now - self.started));
+            self.life.fail(ErrorCode::GuestTimeout, message, &text(&said.console));
+            self.kill();
+        }
+        if due(&mut self.timers.connect, now) && self.connection == Connection::None {
+            self.connection = Connection::Open;
+            let tried = guest::connect(Arc::clone(&self.waiting), self.config.log_bytes, self.sender.clone());
+            if let Err(e) = tried {
+                eprintln!("cannot start a thread: {e}");
+                self.connection = Connection::None;
+                self.timers.connect = Some(now + RETRY);
+            }
+        }
+        if due(&mut self.timers.end, now) {
+            if !self.life.is_done() {
+                let message = "the guest's connection was lost, or its kernel panicked, and it did not end by itself";
+                self.life.fail(ErrorCode::GuestProtocol, message, &text(&said.console));
+            }
+            self.kill();
+        }
+    }
+
+    /// Takes signals until the time, or until it is enough.
+    fn take_until(&mut self, until: Instant, enough: impl Fn(&Self) -> bool) {
+        while !enough(self) && self.wait(Some(until)) {}
+    }
+
+    /// Waits for a signal until the time; takes it and all others that wait. Gives whether there was one.
+    fn wait(&mut self, until: Option<Instant>) -> bool {
+        let first = match until {
+            Some(at) => self.signals.recv_timeout(at.saturating_duration_since(Instant::now())),
+            None => self.signals.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        let Ok(first) = first else { return false };
+        self.take(first);
+        while let Ok(signal) = self.signals.try_recv() {
+            self.take(signal);
+        }
+        true
+    }
+
+    fn take(&mut self, signal: Signal) {
+        let now = Instant::now();
+        match signal {
+            Signal::VmmEnded(status) => self.ended = Some(status),
+            Signal::Console(Sign::Alive) => {
+                self.alive = true;
+                self.timers.silence = None;
+                self.stage("console", now);
+            }
+            Signal::Console(Sign::Listening) => {
+                self.stage("listening", now);
+                self.timers.connect = Some(now);
+                self.timers.boot = self.timers.boot.map(|at| at.max(now + CONFIGURE));
+            }
+            Signal::Console(Sign::Panic(line)) => {
+                self.life.panicked(line);
+                if !self.life.is_configured() {
+                    self.timers.end_by(now + LOST);
+                }
+            }
+            Signal::Guest(word) => self.take_word(word, now),
+            Signal::Wish(wish, recorded) => {
+                self.unanswered.push(recorded);
+                self.take_wish(wish, now);
+            }
+        }
+    }
+
+    fn take_word(&mut self, word: Word, now: Instant) {
+        match word {
+            Word::NotYet(why) => {
+                self.refusal = Some(why);
+                self.connection = Connection::None;
+                self.timers.connect = Some(now + RETRY);
+            }
+            Word::Event(event) => {
+                let configured = matches!(event, Event::Configured { .. });
+                if let Err(why) = self.life.tell(event, Timestamp::now()) {
+                    self.life.fail(ErrorCode::GuestProtocol, why, "");
+                    self.kill();
+                } else if configured {
+                    self.timers.boot = None;
+                    self.stage("configured", now);
+                } else if self.life.is_done() {
+                    self.timers.end_by(now + POWER_OFF);
+                }
+            }
+            Word::Over(broken) => {
+                self.connection = Connection::Over;
+                if let Some(why) = broken {
+                    self.life.fail(ErrorCode::GuestProtocol, why, "");
+                    self.kill();
+                } else if !self.life.is_done() {
+                    self.timers.end_by(now + LOST);
+                }
+            }
+        }
+    }
+
+    fn take_wish(&mut self, wish: Wish, now: Instant) {
+        let configured = self.life.is_configured();
+        self.life.wish_end();
+        match wish {
+            Wish::Halt { grace_seconds } if configured => {
+                self.timers.end_by(now + Duration::from_secs(u64::from(grace_seconds)) + AFTER_GRACE);
+                guest::shutdown(grace_seconds);
+            }
+            // A guest that has no configuration has nothing to lose.
+            Wish::Halt { .. } | Wish::Kill => self.kill(),
+        }
+    }
+
+    fn stage(&mut self, name: &str, now: Instant) {
+        self.life.machine.timings.insert(name.to_owned(), millis(now - self.started));
+    }
+
+    fn kill(&self) {
+        if let Some(Err(e)) = self.vmm.map(|vmm| vmm.signal(rustix::process::Signal::KILL)) {
+            eprintln!("cannot end the VMM: {e}");
+        }
+    }
+
+    fn save(&mut self) -> Result<(), ErrorBody> {
+        if self.saved.as_ref() != Some(&self.life.machine) {
+            let record = Record {
+                format: FORMAT,
+                machine: self.life.machine.clone(),
+                config_digest: self.config_digest.clone(),
+                shim: self.own,
+                vmm: self.vmm,
+                helper: self.helper,
+            };
+            record.save(&self.dir)?;
+            self.saved = Some(record.machine);
+        }
+        for recorded in self.unanswered.drain(..) {
+            let _ = recorded.try_send(());
+        }
+        Ok(())
+    }
+
+    /// What cannot be recorded now is recorded with the next change.
+    fn save_or_say(&mut self) {
+        if let Err(e) = self.save() {
+            eprintln!("{e}");
+        }
+    }
+
+    fn save_last(&mut self) -> Result<(), ErrorBody> {
+        self.vmm = None;
+        for _ in 1..RECORD_TRIES {
+            match self.save() {
+                Ok(()) => return Ok(()),
+                Err(e) => eprintln!("{e}"),
+            }
+            thread::sleep(Duration::from_secs(1));
+        }
+        self.save()
+    }
+}
+
+fn log_stderr(child: &mut Child) {
+    drop(child.stdout.take());
+    if let Some(pipe) = child.stderr.take() {
+        let read = spawn_thread("helper", move || {
+            let mut log = RotatingLog::open(Path::new(VMM_LOG), VMM_LOG_BYTES);
+            pump(pipe, |bytes| log.write(bytes));
+        });
+        if let Err(e) = read {
+            eprintln!("{e}");
+        }
+    }
+}
+
+fn spawn_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), ErrorBody> {
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(run);
+    spawned.map(drop).map_err(|e| host("cannot start a thread", &e))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,334 @@
+//! A host of its own for a test: state and caches in a temporary directory, a watched folder, the built programs.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a harness fails its test by panicking")]
+
+use std::{
+    collections::BTreeMap,
+    env,
+    fs::{self, File},
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    image_fixture::{Compression, ImageFixture, LayerBuilder},
+    program,
+};
+
+/// How long a workspace may take for anything, as `microagent wait` has it. A guest boots in seconds, on a busy host in tens of
+/// them, and a kernel is downloaded once.
+const PATIENCE: &str = "300s";
+
+/// A host. Its machines are ended when it is dropped.
+pub struct Host {
+    dir: TempDir,
+    controller: Option<Child>,
+}
+
+impl Host {
+    /// A host with nothing on it but the kernels that all tests share.
+    ///
+    /// # Panics
+    /// When the programs were not built, or the file system refuses.
+    #[must_use]
+    pub fn new() -> Self {
+        for name in ["microagent", "microagent-controller", "microagent-supervisor-qemu", "microagent-guest-init"] {
+            assert!(bin_dir().join(name).exists(), "{name} is not in {}: run scripts/build first", bin_dir().display());
+        }
+        let dir = tempfile::Builder::new().prefix("microagent-host-").tempdir().unwrap();
+        fs::create_dir(dir.path().join("folder")).unwrap();
+        fs::create_dir(dir.path().join("cache")).unwrap();
+        let kernels = test_cache().join("kernels");
+        fs::create_dir_all(&kernels).unwrap();
+        std::os::unix::fs::symlink(kernels, dir.path().join("cache/kernels")).unwrap();
+        Self { dir, controller: None }
+    }
+
+    /// The watched folder.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        self.dir.path().join("folder")
+    }
+
+    /// The state directory.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// The cache directory.
+    #[must_use]
+    pub fn cache(&self) -> PathBuf {
+        self.dir.path().join("cache")
+    }
+
+    /// A directory for whatever a test needs.
+    #[must_use]
+    pub fn scratch(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Starts the controller on the folder. Its log goes to the file `controller.log`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_controller(&mut self) {
+        let log = File::options().create(true).append(true).open(self.dir.path().join("controller.log")).unwrap();
+        let child = self
+            .command("microagent-controller")
+            .arg("--folder")
+            .arg(self.folder())
+            .args(["--relist", "1"])
+            .env("MICROAGENT_LOG", "info,microagent_controller=debug")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.controller = Some(child);
+    }
+
+    /// Kills the controller with SIGKILL: it gets no chance to say or save anything.
+    ///
+    /// # Panics
+    /// When none runs.
+    pub fn kill_controller(&mut self) {
+        let mut child = self.controller.take().expect("a controller runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// The process id of the controller.
+    ///
+    /// # Panics
+    /// When none runs.
+    #[must_use]
+    pub fn controller_pid(&self) -> u32 {
+        self.controller.as_ref().expect("a controller runs").id()
+    }
+
+    /// One of the built programs, with this host's directories.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(bin_dir().join(program));
+        command.env("MICROAGENT_STATE_DIR", self.state()).env("MICROAGENT_CACHE_DIR", self.cache());
+        command
+    }
+
+    /// Runs `microagent` to its end.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn microagent<const N: usize>(&self, args: [&str; N]) -> Output {
+        self.command("microagent").args(args).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// Runs `microagent`, which must end well; gives its standard output.
+    ///
+    /// # Panics
+    /// When it does not end well.
+    #[must_use]
+    pub fn ok<const N: usize>(&self, args: [&str; N]) -> String {
+        let output = self.microagent(args);
+        assert!(
+            output.status.success(),
+            "microagent {args:?}: {}\n{}{}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+            self.report(),
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs `microagent`, which must fail; gives its exit code and standard error.
+    ///
+    /// # Panics
+    /// When it ends well, or by a signal.
+    #[must_use]
+    pub fn fails<const N: usize>(&self, args: [&str; N]) -> (i32, String) {
+        let output = self.microagent(args);
+        assert!(!output.status.success(), "microagent {args:?} ended well:\n{}", String::from_utf8_lossy(&output.stdout));
+        (output.status.code().expect("it was not ended by a signal"), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// Waits until a condition is as asked for: `Ready`, `Stalled=True`.
+    pub fn wait(&self, name: &str, condition: &str) {
+        let _ = self.ok(["wait", name, &format!("--for=condition={condition}"), "--timeout", PATIENCE]);
+    }
+
+    /// Waits until nothing of a workspace is left.
+    pub fn wait_deleted(&self, name: &str) {
+        let _ = self.ok(["wait", name, "--for=delete", "--timeout", PATIENCE]);
+    }
+
+    /// The object as it is published.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn object(&self, name: &str) -> Value {
+        serde_json::from_str(&self.ok(["get", name, "-o", "json"])).unwrap()
+    }
+
+    /// The conditions as they are published: type to (status, reason, message).
+    ///
+    /// # Panics
+    /// When there is no such workspace.
+    #[must_use]
+    pub fn conditions(&self, name: &str) -> BTreeMap<String, (String, String, String)> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let object = self.object(name);
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions
+            .iter()
+            .map(|c| (text(&c["type"]), (text(&c["status"]), text(&c["reason"]), text(&c["message"]))))
+            .collect()
+    }
+
+    /// Writes a file into the watched folder, as an editor would that renames into place.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn drop_file(&self, name: &str, text: &str) {
+        let temporary = self.dir.path().join(format!("{name}.new"));
+        fs::write(&temporary, text).unwrap();
+        fs::rename(temporary, self.folder().join(name)).unwrap();
+    }
+
+    /// The processes that belong to the machine of this UID: those that name it in their command line.
+    ///
+    /// # Panics
+    /// When `/proc` is not mounted.
+    #[must_use]
+    pub fn processes(&self, uid: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            if line.contains(uid) {
+                found.push(line);
+            }
+        }
+        found
+    }
+
+    /// Holds every ext4 image below a directory against `e2fsck -fn`. Gives how many there were.
+    ///
+    /// # Panics
+    /// When one is not clean.
+    #[must_use]
+    pub fn check_disks(&self, dir: &Path) -> usize {
+        let mut checked = 0;
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if entry.file_type().unwrap().is_dir() {
+                checked += self.check_disks(&path);
+            } else if path.extension().is_some_and(|extension| extension == "ext4") {
+                let output = Command::new(program("e2fsck").expect("e2fsck is installed")).arg("-fn").arg(&path).output().unwrap();
+                let said = String::from_utf8_lossy(&output.stdout);
+                assert!(output.status.success(), "{}: {said}", path.display());
+                checked += 1;
+            }
+        }
+        checked
+    }
+
+    /// Everything that helps to understand a failed test.
+    fn report(&self) -> String {
+        let mut text = String::new();
+        for name in ["controller.log"] {
+            let _ = File::open(self.dir.path().join(name)).and_then(|mut file| file.read_to_string(&mut text));
+        }
+        let machines = fs::read_dir(self.state().join("machines")).into_iter().flatten().flatten();
+        for machine in machines {
+            for log in fs::read_dir(machine.path().join("vm")).into_iter().flatten().flatten() {
+                if log.path().extension().is_some_and(|extension| extension == "log" || extension == "json") {
+                    text.push_str(&format!("--- {}\n", log.path().display()));
+                    text.push_str(&String::from_utf8_lossy(&fs::read(log.path()).unwrap_or_default()));
+                }
+            }
+        }
+        let last: Vec<&str> = text.lines().rev().take(200).collect();
+        last.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Host {
+    /// Ends what a failed test left: first the controller, then every machine by its supervisor.
+    fn drop(&mut self) {
+        if let Some(mut child) = self.controller.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for machine in fs::read_dir(self.state().join("machines")).into_iter().flatten().flatten() {
+            let request = serde_json::json!({
+                "verb": "delete",
+                "protocol": "supervisor.microagent.dev/v1",
+                "target": { "uid": machine.file_name().to_string_lossy(), "machineDir": machine.path().join("vm") },
+            });
+            let child = Command::new(bin_dir().join("microagent-supervisor-qemu"))
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn();
+            if let Ok(mut child) = child {
+                if let Some(mut stdin) = child.stdin.take() {
+                    let _ = stdin.write_all(request.to_string().as_bytes());
+                }
+                let _ = child.wait();
+            }
+        }
+    }
+}
+
+/// Where the built programs are: `MICROAGENT_BIN_DIR`, or the profile directory that this test was built in.
+///
+/// # Panics
+/// Never on Linux.
+#[must_use]
+pub fn bin_dir() -> PathBuf {
+    env::var_os("MICROAGENT_BIN_DIR").map_or_else(
+        || env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned(),
+        PathBuf::from,
+    )
+}
+
+/// Where tests keep what is too dear to make for each: `MICROAGENT_TEST_CACHE`, or a directory of the user's cache.
+#[must_use]
+pub fn test_cache() -> PathBuf {
+    let cache = || env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
+    env::var_os("MICROAGENT_TEST_CACHE")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| cache().unwrap_or_else(env::temp_dir).join("microagent-test"))
+}
+
+/// An image with busybox and nothing else: a shell and the usual commands, users `root` and `app` (1000).
+///
+/// # Panics
+/// When busybox is not installed.
+#[must_use]
+pub fn busybox_image() -> ImageFixture {
+    let path = program("busybox").expect("busybox is installed");
+    let mut layer = LayerBuilder::new().dir("bin", 0o755).dir("etc", 0o755).dir("tmp", 0o1777).dir("root", 0o700);
+    layer = layer.file("bin/busybox", 0o755, &fs::read(path).unwrap());
+    for name in ["sh", "cat", "echo", "id", "ls", "mount", "pwd", "sleep", "touch", "true", "false", "env", "kill", "test", "hostname", "stat", "seq"] {
+        layer = layer.symlink(&format!("bin/{name}"), "busybox");
+    }
+    let passwd = b"root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n";
+    let layer = layer.file("etc/passwd", 0o644, passwd).file("etc/group", 0o644, b"root:x:0:\napp:x:1000:\n");
+    ImageFixture::new()
+        .layer(layer.finish(), Compression::Gzip)
+        .run("Env", vec!["PATH=/bin", "FROM_IMAGE=yes"])
+        .run("Cmd", vec!["/bin/sh", "-c", "echo the image speaks"])
+}
