@@ -6,7 +6,7 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use microagent_crds::{Condition, ConditionType, WorkspaceStatus};
+use microagent_crds::{Condition, ConditionType, Reason, WorkspaceStatus};
 
 use crate::{
     objects::Object,
@@ -37,6 +37,13 @@ pub(crate) fn transitions<'a>(before: &WorkspaceStatus, now: &'a WorkspaceStatus
     let mut changed: Vec<_> = now.conditions.iter().filter(news).collect();
     changed.sort_by_key(|c| c.type_);
     changed
+}
+
+/// The steps of the way up that were done between two looks; a step that the spec does not have is none.
+fn milestones<'a>(before: &WorkspaceStatus, now: &'a WorkspaceStatus) -> Vec<&'a Condition> {
+    let mut done = transitions(before, now);
+    done.retain(|c| c.is_true() && WAY_UP.contains(&c.type_) && c.reason != Reason::NoSetup);
+    done
 }
 
 /// One transition as a line.
@@ -81,12 +88,10 @@ impl Stages {
             (Some(bar), Some(stage)) => bar.set_message(bar_message(stage)),
             (Some(bar), None) => bar.finish_and_clear(),
             (None, stage) => {
-                let changed = transitions(&self.before, &now);
-                for condition in &changed {
+                for condition in milestones(&self.before, &now) {
                     output::note(&line(condition));
                 }
-                let told = stage.is_some_and(|stage| changed.iter().any(|c| c.type_ == stage.type_));
-                self.tell_progress(stage, told);
+                self.tell_progress(stage);
             }
         }
         self.before = now;
@@ -107,16 +112,18 @@ impl Stages {
         }
     }
 
-    /// Tells how far the stage is, unless that was told just now.
-    fn tell_progress(&mut self, stage: Option<&Condition>, told: bool) {
+    /// Tells now and then how far a stage is that takes long.
+    fn tell_progress(&mut self, stage: Option<&Condition>) {
         let Some(stage) = stage.filter(|s| !s.message.is_empty()) else { return };
         let (message, now) = (line(stage), Instant::now());
-        let due = self.told.as_ref().is_none_or(|(then, old)| *old != message && now - *then >= QUIET);
-        if due && !told {
-            output::note(&message);
-        }
-        if due || told {
-            self.told = Some((now, message));
+        match &self.told {
+            Some((then, old)) if *old != message && now - *then >= QUIET => {
+                output::note(&message);
+                self.told = Some((now, message));
+            }
+            Some(_) => {}
+            // The first stages of a warm start pass at once and need no telling.
+            None => self.told = Some((now, message)),
         }
     }
 }
@@ -151,6 +158,18 @@ mod tests {
         let first = status(&[("Running", "False", "WaitingForMachine"), ("ImageResolved", "True", "ImageReady")]);
         assert_eq!(told(&WorkspaceStatus::default(), &first), ["ImageResolved=True"]);
         assert!(told(&first, &first).is_empty());
+    }
+
+    #[test]
+    fn the_steps_that_are_done_are_the_milestones() {
+        let now = status(&[
+            ("ImageResolved", "True", "ImageResolved"),
+            ("SetupComplete", "True", "NoSetup"),
+            ("MachineStarted", "False", "StartingMachine"),
+            ("Ready", "True", "Running"),
+        ]);
+        let done: Vec<_> = milestones(&WorkspaceStatus::default(), &now).iter().map(|c| c.type_).collect();
+        assert_eq!(done, [ConditionType::ImageResolved]);
     }
 
     #[test]

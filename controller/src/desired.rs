@@ -35,6 +35,7 @@ pub struct Desired {
     unreadable: BTreeMap<Key, Problem>,
     folders: Folders,
     absences: BTreeMap<Key, Absence>,
+    rejected: BTreeMap<Key, Problem>,
     file_problems: FileProblems,
 }
 
@@ -52,7 +53,7 @@ pub struct Applied {
 /// What the folders say of one key.
 enum Wanted {
     Valid { workspace: Arc<Workspace>, spec_hash: Arc<str>, file: PathBuf },
-    Invalid { problem: Problem, files: Vec<PathBuf> },
+    Invalid { problem: Problem },
     Absent,
 }
 
@@ -94,6 +95,7 @@ impl Desired {
             records,
             unreadable,
             absences: BTreeMap::new(),
+            rejected: BTreeMap::new(),
         })
     }
 
@@ -108,6 +110,12 @@ impl Desired {
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<&Record> {
         self.records.get(key)
+    }
+
+    /// The names whose manifests were never good: there is no record of them, only why. As of the last snapshot.
+    #[must_use]
+    pub fn rejected(&self) -> &BTreeMap<Key, Problem> {
+        &self.rejected
     }
 
     /// All records, by key.
@@ -126,6 +134,7 @@ impl Desired {
         keys.extend(self.folders.keys().cloned());
         self.absences.retain(|key, _| keys.contains(key));
         let mut orphans = Vec::new();
+        self.rejected.clear();
         for key in keys {
             match self.settle(&key, now, &mut applied.recheck_in, &mut orphans) {
                 Ok(true) => applied.changed.push(key),
@@ -214,8 +223,8 @@ impl Desired {
                 Wanted::Valid { workspace, spec_hash, file } => {
                     self.create(key, &workspace, &spec_hash, file, now).map(|()| true)
                 }
-                Wanted::Invalid { problem, files } => {
-                    orphans.extend(files.into_iter().map(|file| (file, problem.clone())));
+                Wanted::Invalid { problem } => {
+                    self.rejected.insert(key.clone(), problem);
                     Ok(false)
                 }
                 Wanted::Absent => Ok(false),
@@ -246,7 +255,7 @@ impl Desired {
                     record.problem = None;
                 })
             }
-            Wanted::Invalid { problem, .. } => {
+            Wanted::Invalid { problem } => {
                 self.absences.remove(key);
                 self.set_problem(key, problem)
             }

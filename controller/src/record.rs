@@ -42,7 +42,7 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Problem {
-    /// A stable code in CamelCase, such as `InvalidManifest`, `DuplicateName`, `NotSupported`.
+    /// A stable code in CamelCase, such as `InvalidManifest`, `NameConflict`, `NotSupported`.
     pub code: String,
     /// What, where, why and what to do; may have several lines.
     pub message: String,

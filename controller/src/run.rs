@@ -21,7 +21,7 @@ use crate::{
     memory::Fault,
     queue::Queue,
     reconcile::Reconciler,
-    sink::StatusFiles,
+    sink::{Sink as _, StatusFiles},
     source::{FolderSource, Hint, watch},
     world::Host,
 };
@@ -31,6 +31,9 @@ const PASSES: usize = 8;
 
 /// How long the lock of the state directory is tried for: `running` takes it for an instant to see whether it is free.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
+/// The reconciler of one host.
+type HostReconciler = Reconciler<Arc<Host>, StatusFiles>;
 
 /// How the controller runs.
 #[derive(Clone, Debug)]
@@ -114,7 +117,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
     let reconciler = Arc::new(Reconciler {
         world: host,
         sink: StatusFiles::new(&paths),
-        desired: desired.clone(),
+        desired,
         journal: Mutex::new(Journal::open(&paths.journal())?),
         queue: queue.clone(),
     });
@@ -124,7 +127,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
     let (hints, hinted) = mpsc::channel(1);
     let tasks = TaskTracker::new();
     tasks.spawn(stop_with(shutdown.clone(), watch(dirs().collect(), hints, relist)));
-    tasks.spawn(stop_with(shutdown.clone(), follow(sources, hinted, desired, queue.clone())));
+    tasks.spawn(stop_with(shutdown.clone(), follow(sources, hinted, reconciler.clone())));
     let waker = queue.clone();
     tasks.spawn(stop_with(shutdown.clone(), async move {
         while let Some(key) = woken.recv().await {
@@ -178,8 +181,7 @@ async fn stop_with(shutdown: CancellationToken, work: impl Future<Output = ()>) 
 async fn follow(
     mut sources: Vec<FolderSource>,
     mut hinted: mpsc::Receiver<Hint>,
-    desired: Arc<Mutex<Desired>>,
-    queue: Queue,
+    reconciler: Arc<HostReconciler>,
 ) {
     let mut first = true;
     let mut again: Option<Duration> = None;
@@ -191,9 +193,9 @@ async fn follow(
             },
             () = sleep(again) => Hint::default(),
         };
-        let store = desired.clone();
+        let shared = reconciler.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            let outcome = look(&mut sources, &hint, &store);
+            let outcome = look(&mut sources, &hint, &shared);
             (sources, outcome)
         });
         let Ok((back, (changed, recheck))) = looked.await else {
@@ -203,12 +205,12 @@ async fn follow(
         sources = back;
         again = recheck;
         for key in changed {
-            queue.add(key);
+            reconciler.queue.add(key);
         }
         if first {
             first = false;
-            let desired = desired.lock().unwrap_or_else(PoisonError::into_inner);
-            desired.iter().for_each(|record| queue.add(record.key.clone()));
+            let desired = reconciler.desired.lock().unwrap_or_else(PoisonError::into_inner);
+            desired.iter().for_each(|record| reconciler.queue.add(record.key.clone()));
         }
     }
 }
@@ -221,18 +223,21 @@ async fn sleep(wait: Option<Duration>) {
 }
 
 /// One listing of all folders: what changed, and how soon to look again.
-fn look(sources: &mut [FolderSource], hint: &Hint, desired: &Mutex<Desired>) -> (Vec<crate::Key>, Option<Duration>) {
+fn look(sources: &mut [FolderSource], hint: &Hint, reconciler: &HostReconciler) -> (Vec<crate::Key>, Option<Duration>) {
     let mut changed = Vec::new();
     let mut recheck: Option<Duration> = None;
     for source in sources {
         source.hint(hint);
         let snapshot = source.scan(Instant::now());
         let retry = snapshot.retry_in;
-        let mut desired = desired.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut desired = reconciler.desired.lock().unwrap_or_else(PoisonError::into_inner);
         let applied = desired.apply(snapshot, Timestamp::now());
         changed.extend(applied.changed);
         for failure in &applied.failures {
             tracing::error!("{failure}; it is tried again with the next listing of {}", source.dir().display());
+        }
+        if let Err(failure) = reconciler.sink.publish_rejected(desired.rejected()) {
+            tracing::error!("{failure}");
         }
         let wait = [retry, applied.recheck_in].into_iter().flatten().min();
         recheck = [recheck, wait].into_iter().flatten().min();

@@ -178,7 +178,7 @@ fn kernel() -> Option<PathBuf> {
 
 /// A cpio archive with the bare init alone.
 fn make_initramfs(work: &Path, out: &Path) -> bool {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/bare_init.rs");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/bare/init.rs");
     let root = work.join("bare");
     fs::create_dir_all(root.join("dev")).unwrap();
     let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);

@@ -6,9 +6,13 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -26,6 +30,7 @@ pub struct Registry {
     child: Child,
     address: String,
     dir: TempDir,
+    downloads: Arc<AtomicUsize>,
 }
 
 impl Registry {
@@ -44,7 +49,7 @@ impl Registry {
     /// When the program is there but does not start.
     #[must_use]
     pub fn start_with(test: &str, configuration: &str) -> Option<Self> {
-        if which(PROGRAM).is_none() {
+        if crate::program(PROGRAM).is_none() {
             println!("SKIP {test}: needs {PROGRAM}");
             return None;
         }
@@ -67,9 +72,14 @@ impl Registry {
             .expect("the registry starts");
         let log = child.stderr.take().expect("the registry's log");
         let (sender, receiver) = mpsc::channel();
+        let downloads = Arc::new(AtomicUsize::new(0));
+        let counted = downloads.clone();
         // The log is read to its end: a full pipe would stop the registry.
         std::thread::spawn(move || {
             for line in BufReader::new(log).lines().map_while(Result::ok) {
+                if line.contains("http.request.method=GET") && line.contains("/blobs/sha256:") && line.contains("response completed") {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
                 if let Some((_, rest)) = line.split_once("listening on ") {
                     let _ = sender.send(rest.split(['"', ',', ' ']).next().unwrap_or_default().to_owned());
                 }
@@ -79,13 +89,19 @@ impl Registry {
             let _ = child.kill();
             panic!("{PROGRAM} did not listen within {START:?}");
         };
-        Some(Self { child, address, dir })
+        Some(Self { child, address, dir, downloads })
     }
 
     /// `127.0.0.1:port`.
     #[must_use]
     pub fn addr(&self) -> &str {
         &self.address
+    }
+
+    /// How many blobs were downloaded so far, as its log has it.
+    #[must_use]
+    pub fn blob_downloads(&self) -> usize {
+        self.downloads.load(Ordering::Relaxed)
     }
 
     /// Where it keeps everything, in the layout of the distribution project.
@@ -164,13 +180,4 @@ impl Answer {
             key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
         })
     }
-}
-
-/// Where a program is in `$PATH`.
-fn which(program: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(program)).find(|path: &PathBuf| is_file(path))
-}
-
-fn is_file(path: &Path) -> bool {
-    path.metadata().is_ok_and(|m| m.is_file())
 }

@@ -89,7 +89,7 @@ impl Page {
     }
 
     fn value(&mut self, name: &str, value: impl AsRef<str>) {
-        self.text.push_str(&format!("{:15}{}\n", format!("{name}:"), human::one_line(value.as_ref())));
+        self.text.push_str(&format!("{:17}{}\n", format!("{name}:"), human::one_line(value.as_ref())));
     }
 
     fn some(&mut self, name: &str, value: Option<impl AsRef<str>>) {

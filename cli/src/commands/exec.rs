@@ -20,9 +20,9 @@ use crate::{
 };
 
 /// What shells and Docker give for a command that is not there.
-const NOT_FOUND: u8 = 127;
+pub(crate) const NOT_FOUND: u8 = 127;
 /// What shells and Docker give for a command that cannot be run.
-const NOT_RUNNABLE: u8 = 126;
+pub(crate) const NOT_RUNNABLE: u8 = 126;
 /// So many signals end us, should the command not end by them.
 const PATIENCE: u32 = 3;
 

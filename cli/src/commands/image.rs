@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use microagent_base::Progress;
-use microagent_images::{Image, ImageReference, Platform, PullOptions, PullPolicy, Store, StoredImage, host_platform};
-use serde_json::json;
+use microagent_images::{
+    Image, ImageReference, LayerDescriptor, Platform, PullOptions, PullPolicy, Store, StoredImage, host_platform,
+};
+use serde_json::{Value, json};
 
 use super::{Interrupt, signal_code};
 use crate::{
@@ -90,7 +92,7 @@ async fn pull(store: &Store, image: ImageReference, platform: Option<Platform>, 
         let message = format!("{}: {e}", e.category());
         if again { Failure::try_again(message) } else { Failure::new(message) }
     })?;
-    match output::structured(format, &image)? {
+    match output::structured(format, &whole(&image))? {
         Some(text) => output::print(&text)?,
         None => output::line(&format!("{}@{}", image.reference, image.digest))?,
     }
@@ -99,13 +101,47 @@ async fn pull(store: &Store, image: ImageReference, platform: Option<Platform>, 
 
 fn list(store: &Store, format: Format) -> Result<u8> {
     let images = store.list()?;
-    let text = match output::structured(format, &images)? {
+    let values: Vec<_> = images.iter().map(brief).collect();
+    let text = match output::structured(format, &values)? {
         Some(text) => text,
         None if format == Format::Name => images.iter().map(|i| format!("{}\n", name(i))).collect(),
         None => table(&images, Timestamp::now()),
     };
     output::print(&text)?;
     Ok(0)
+}
+
+/// An image of the list, for programs.
+fn brief(image: &StoredImage) -> Value {
+    json!({
+        "reference": image.reference,
+        "digest": image.digest,
+        "platform": image.platform.to_string(),
+        "size": image.size,
+        "pulled": image.pulled,
+        "complete": image.complete,
+    })
+}
+
+/// All of an image, for programs.
+fn whole(image: &Image) -> Value {
+    let layer = |l: &LayerDescriptor| json!({ "digest": l.digest, "size": l.size, "diffId": l.diff_id, "mediaType": l.media_type });
+    let config = &image.config;
+    json!({
+        "reference": image.reference,
+        "digest": image.digest,
+        "platform": image.platform.to_string(),
+        "size": image.size,
+        "config": {
+            "entrypoint": config.entrypoint,
+            "cmd": config.cmd,
+            "env": config.env,
+            "user": config.user,
+            "workingDir": config.working_dir,
+            "stopSignal": config.stop_signal,
+        },
+        "layers": image.layers.iter().map(layer).collect::<Vec<_>>(),
+    })
 }
 
 fn name(image: &StoredImage) -> String {
@@ -130,16 +166,10 @@ fn table(images: &[StoredImage], now: Timestamp) -> String {
 fn inspect(store: &Store, wanted: &str, format: Format) -> Result<u8> {
     let (image, stored) = find(store, wanted)?;
     let baseline = store.baseline(&image)?;
-    let value = json!({
-        "reference": stored.reference,
-        "digest": image.digest,
-        "platform": image.platform,
-        "size": image.size,
-        "pulled": stored.pulled,
-        "config": image.config,
-        "layers": image.layers,
-        "rootDisk": baseline.map(|b| json!({ "path": b.path, "size": b.size, "allocated": b.allocated })),
-    });
+    let mut value = whole(&image);
+    value["reference"] = json!(stored.reference);
+    value["pulled"] = json!(stored.pulled);
+    value["rootDisk"] = json!(baseline.map(|b| json!({ "path": b.path, "size": b.size, "allocated": b.allocated })));
     let format = if format == Format::Yaml { Format::Yaml } else { Format::Json };
     output::print(&output::structured(format, &value)?.unwrap_or_default())?;
     Ok(0)

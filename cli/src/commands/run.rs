@@ -4,22 +4,26 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use microagent_controller::Key;
-use microagent_crds::{Phase, Workspace};
+use microagent_crds::{ConditionType, Phase, Reason, Workspace};
 use serde_json::{Value, json};
 
-use super::{Interrupt, delete, exec::environment, logs, signal_code};
+use super::{
+    Interrupt, delete,
+    exec::{NOT_FOUND, NOT_RUNNABLE, environment},
+    logs, signal_code,
+};
 use crate::{
     context::Context,
     driver::Driver,
-    failure::{Failure, Result},
+    failure::{FAILED, Failure, Result},
     log::{
         cri::{self, Stream},
         tail::Tail,
     },
     manifests, names,
     objects::{self, Object},
-    output,
-    stages::{self, Stages},
+    output::{self, human},
+    stages::Stages,
 };
 
 /// Run a command once in a machine of its own, and end with its exit code
@@ -210,15 +214,32 @@ fn end(object: &Object) -> Option<Result<u8>> {
             return Some(Ok(code));
         }
     }
-    let why = object.stalled().or_else(|| object.condition(microagent_crds::ConditionType::Ready).filter(|_| finished));
-    match why {
-        Some(condition) if finished || object.stalled().is_some() => {
-            Some(Err(Failure::new(format!("the command did not run: {}", stages::line(condition)))))
-        }
-        _ if status.phase == Some(Phase::Succeeded) => Some(Ok(0)),
-        _ if finished => Some(Err(Failure::new("the command did not run"))),
-        _ => None,
+    if !finished && object.stalled().is_none() {
+        return None;
     }
+    Some(match status.phase {
+        Some(Phase::Succeeded) => Ok(0),
+        _ => Err(did_not_run(object)),
+    })
+}
+
+/// Why the command never ran: in the guest's words where it came that far.
+fn did_not_run(object: &Object) -> Failure {
+    let status = object.status();
+    let guest = status.result.and_then(|result| result.message);
+    let telling = object.stalled().or_else(|| object.condition(ConditionType::Ready));
+    let why = match (guest, telling) {
+        (Some(message), _) => message,
+        (None, Some(condition)) => format!("{}: {}", condition.reason, condition.message),
+        (None, None) => "its workspace failed".to_owned(),
+    };
+    let failed_with = |reason| status.conditions.iter().any(|c| c.reason == reason);
+    let code = match () {
+        () if failed_with(Reason::WorkloadNotFound) => NOT_FOUND,
+        () if failed_with(Reason::WorkloadNotExecutable) => NOT_RUNNABLE,
+        () => FAILED,
+    };
+    Failure::new(format!("the command did not run: {}", human::lines(&why))).code(code)
 }
 
 /// The workspace that the command line declares, checked as a manifest is.
@@ -417,5 +438,15 @@ mod tests {
         assert!(end(&object(json!({"phase": "Pending", "conditions": [condition("Stalled", "False")]}))).is_none());
         let failed = json!({"phase": "Failed", "conditions": [condition("Ready", "False")]});
         assert!(end(&object(failed)).unwrap().is_err());
+    }
+
+    #[test]
+    fn a_command_that_is_not_there_ends_as_shells_end() {
+        let mut started = condition("MachineStarted", "False");
+        started["reason"] = json!("WorkloadNotFound");
+        let status = json!({"phase": "Failed", "conditions": [started], "result": {"message": "no program \"x\""}});
+        let failure = end(&object(status)).unwrap().unwrap_err();
+        assert_eq!(failure.to_string(), "the command did not run: no program \"x\"");
+        assert_eq!(failure.report(), 127);
     }
 }

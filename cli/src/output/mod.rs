@@ -75,7 +75,8 @@ pub(crate) fn log(quietest: usize, verbose: u8) {
     let level = LEVELS[(quietest + usize::from(verbose)).min(LEVELS.len() - 1)];
     let filter = EnvFilter::try_from_env("MICROAGENT_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    let _ = format.with_ansi(colours(&io::stderr())).try_init();
+    // The crate is built without colours, and asking for them would be an error.
+    let _ = format.with_ansi(false).try_init();
 }
 
 /// Whether to write colours to `stream`: to terminals, unless `NO_COLOR` (no-color.org) or a dumb terminal forbids.

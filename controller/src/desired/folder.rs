@@ -90,13 +90,13 @@ impl Folders {
         let others: Vec<&Entry> = entries.collect();
         if !others.is_empty() {
             let files: Vec<PathBuf> = std::iter::once(first).chain(others).flat_map(Entry::files).cloned().collect();
-            return Wanted::Invalid { problem: duplicate(key, &files), files };
+            return Wanted::Invalid { problem: duplicate(key, &files) };
         }
         match first {
             Entry::Valid { workspace, spec_hash, file } => {
                 Wanted::Valid { workspace: workspace.clone(), spec_hash: spec_hash.clone(), file: file.clone() }
             }
-            Entry::Invalid { problem, files } => Wanted::Invalid { problem: problem.clone(), files: files.clone() },
+            Entry::Invalid { problem, .. } => Wanted::Invalid { problem: problem.clone() },
         }
     }
 

@@ -385,19 +385,21 @@ fn a_name_in_two_folders_is_wrong_in_both_and_what_runs_stays() {
 }
 
 #[test]
-fn a_manifest_that_never_was_good_is_published_as_a_problem_of_its_file_until_cured() {
+fn a_manifest_that_never_was_good_is_told_by_its_name_or_else_by_its_file_until_cured() {
     let mut t = Fixture::new();
     t.write("user/a.yaml", &manifest("a", "[1]"));
     t.write("user/b.yaml", "b: [");
     t.settle();
     assert_eq!(t.desired.iter().count(), 0);
+    assert_eq!(t.desired.rejected().keys().cloned().collect::<Vec<_>>(), [key("a")]);
     let files: Vec<_> = t.published().into_iter().map(|problem| problem.file).collect();
-    assert_eq!(files, [t.path("user/a.yaml"), t.path("user/b.yaml")]);
+    assert_eq!(files, [t.path("user/b.yaml")]);
     t.restart();
     t.write("user/a.yaml", &manifest("a", "one"));
     fs::remove_file(t.path("user/b.yaml")).unwrap();
     t.settle();
     assert_eq!(t.published(), []);
+    assert!(t.desired.rejected().is_empty());
 }
 
 #[test]

@@ -223,12 +223,15 @@ mod tests {
         let (jobs, _woken) = jobs();
         let a = Key::new("default", "a");
         let (told, hear) = tokio::sync::oneshot::channel();
+        let (begun, is_begun) = tokio::sync::oneshot::channel::<()>();
         let (go, wait) = tokio::sync::oneshot::channel::<()>();
         jobs.begin("pull", &a, |progress| async move {
+            let _ = begun.send(());
             let _ = wait.await;
             let _ = told.send(progress.cancelled());
             Ok(1)
         });
+        is_begun.await.unwrap();
         jobs.release(&a);
         go.send(()).unwrap();
         assert!(hear.await.unwrap());

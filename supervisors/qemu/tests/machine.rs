@@ -1,5 +1,6 @@
 //! Whole lives of machines through the real executable, with a VMM and a guest that are scripts: what the shim and the verbs
 //! do whatever the guest does. The last test boots a real guest where one is given.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test and its helpers end by panicking")]
 
 mod fake;
 

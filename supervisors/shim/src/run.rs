@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{self, Write},
     path::{Path, PathBuf},
-    process::{Child, ExitCode, ExitStatus},
+    process::{Child, ExitCode, ExitStatus, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
@@ -269,15 +269,15 @@ impl Shim {
         }
         let mut helper = match &launch.helper {
             Some(program) => {
-                let mut child = vmm::spawn(program)?;
-                log_stderr(&mut child);
-                vmm::await_socket(&mut child, program)?;
+                let mut child = vmm::spawn(program, Stdio::null())?;
+                let said = log_stderr(&mut child);
+                vmm::await_socket(&mut child, program).map_err(|e| e.with_details(said()))?;
                 self.helper = Some(vmm::identity(&child)?);
                 Some(child)
             }
             None => None,
         };
-        let mut child = vmm::spawn(&launch.vmm)?;
+        let mut child = vmm::spawn(&launch.vmm, Stdio::piped())?;
         self.begin_launch(launch, given_up, last, vmm::identity(&child)?);
         self.save()?;
         ready.tell(&Response::machine(self.life.machine.clone()));
@@ -557,16 +557,27 @@ impl Shim {
     }
 }
 
-fn log_stderr(child: &mut Child) {
-    drop(child.stdout.take());
+/// Keeps what a helper says; gives its last words, once it has ended.
+fn log_stderr(child: &mut Child) -> impl FnOnce() -> String + use<> {
+    let tail = Arc::<Mutex<Tail>>::default();
+    let (reading, over) = sync_channel::<()>(0);
     if let Some(pipe) = child.stderr.take() {
+        let tail = Arc::clone(&tail);
         let read = spawn_thread("helper", move || {
             let mut log = RotatingLog::open(Path::new(VMM_LOG), VMM_LOG_BYTES);
-            pump(pipe, |bytes| log.write(bytes));
+            pump(pipe, |bytes| {
+                log.write(bytes);
+                tail.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+            });
+            drop(reading);
         });
         if let Err(e) = read {
             eprintln!("{e}");
         }
+    }
+    move || {
+        let _ = over.recv_timeout(IN_FLIGHT);
+        text(&tail)
     }
 }
 

@@ -22,14 +22,14 @@ const HELPER_READY: Duration = Duration::from_secs(10);
 /// How often a helper's socket is looked for: it appears within a few milliseconds, and nothing can be waited on before.
 const HELPER_LOOK: Duration = Duration::from_millis(1);
 
-/// Starts a program that the kernel kills when this thread ends: call it from the main thread only. Its standard output and
-/// error are pipes.
-pub(crate) fn spawn(program: &Program) -> Result<Child, ErrorBody> {
+/// Starts a program that the kernel kills when this thread ends: call it from the main thread only. Its standard
+/// error is a pipe.
+pub(crate) fn spawn(program: &Program, stdout: Stdio) -> Result<Child, ErrorBody> {
     let shim: Pid = getpid();
     let mut command = Command::new(&program.path);
     // What the caller has in its environment, tokens among it, is not for programs that a guest may take over.
     command.env_clear().envs(env::var_os("PATH").map(|path| ("PATH", path)));
-    command.args(&program.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(&program.args).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
     // SAFETY: the closure only makes two system calls; it allocates nothing and takes no lock.
     unsafe {
         command.pre_exec(move || {

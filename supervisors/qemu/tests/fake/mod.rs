@@ -63,7 +63,7 @@ impl Host {
         } else {
             ""
         };
-        host.script("qemu", &format!("[ -p poweroff.sock ] || mkfifo poweroff.sock\n{kvm}\n{console}"));
+        host.script("qemu", &format!("[ \"$1\" = --version ] && exec echo QEMU emulator version 9.9.9\n[ -p poweroff.sock ] || mkfifo poweroff.sock\n{kvm}\n{console}"));
         let exe = env::current_exe().unwrap();
         let exe = exe.display();
         host.script("vsock", &format!("FAKE_GUEST={mode} exec {exe} --exact fake_guest --nocapture"));
@@ -265,6 +265,12 @@ pub fn guest() {
     let Ok(mode) = env::var("FAKE_GUEST") else { return };
     let listener = UnixListener::bind("vsock.sock").unwrap();
     let _vhost = UnixListener::bind("vhost.sock").unwrap();
+    if mode == "silent" {
+        // It is ended with its machine.
+        loop {
+            std::thread::park();
+        }
+    }
     let mut configured = connected(&listener.accept().unwrap().0);
     let Request::Configure(config) = frame::read_message(&mut configured).unwrap() else { panic!("not configured") };
     assert!(config.realtime_ns > 1_700_000_000_000_000_000, "the clock is refreshed when it is sent");
