@@ -6,7 +6,7 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use microagent_crds::{Condition, ConditionType, Reason, WorkspaceStatus};
+use microagent_crds::{Condition, ConditionType, Phase, Reason, WorkspaceStatus};
 
 use crate::{
     objects::Object,
@@ -73,8 +73,7 @@ impl Stages {
         let bar = io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::no_length();
             bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
-            let style = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            bar.set_style(style(false));
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
@@ -84,8 +83,11 @@ impl Stages {
     /// Shows what is new.
     pub(crate) fn show(&mut self, object: &Object) {
         let now = object.status();
-        match (&self.bar, stage(&now)) {
-            (Some(bar), Some(stage)) => bar.set_message(bar_message(stage)),
+        // A workload that has ended is not on its way up, though its conditions have the same form.
+        let on_the_way = matches!(now.phase, None | Some(Phase::Pending | Phase::Building | Phase::Starting));
+        let stage = stage(&now).filter(|_| on_the_way);
+        match (&self.bar, stage) {
+            (Some(bar), Some(stage)) => draw(bar, stage),
             (Some(bar), None) => bar.finish_and_clear(),
             (None, stage) => {
                 for condition in milestones(&self.before, &now) {
@@ -128,9 +130,51 @@ impl Stages {
     }
 }
 
-fn bar_message(stage: &Condition) -> String {
+impl Drop for Stages {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// A bar where the stage tells how much there is to do, a spinner otherwise.
+fn draw(bar: &ProgressBar, stage: &Condition) {
     let message = human::one_line(&stage.message);
-    if message.is_empty() { format!("{} ({})", stage.type_, stage.reason) } else { message }
+    if let Some((what, done, total)) = measured(&message) {
+        if bar.length() != Some(total) {
+            bar.set_style(style(true));
+            bar.set_length(total);
+        }
+        bar.set_position(done);
+        bar.set_message(what.to_owned());
+        return;
+    }
+    if bar.length().is_some() {
+        bar.set_style(style(false));
+        bar.unset_length();
+    }
+    bar.set_message(if message.is_empty() { format!("{} ({})", stage.type_, stage.reason) } else { message });
+}
+
+/// Reads `pulling web: 1.0 of 3.0 MiB`, the controller's form of progress: what, and how many bytes of how many.
+fn measured(message: &str) -> Option<(&str, u64, u64)> {
+    let (what, amount) = message.rsplit_once(": ")?;
+    let (done, total) = amount.strip_suffix(" MiB")?.split_once(" of ")?;
+    let bytes = |text: &str| {
+        let (whole, tenth) = text.split_once('.')?;
+        let tenths = whole.parse::<u64>().ok()?.checked_mul(10)?.checked_add(tenth.parse().ok()?)?;
+        Some(tenths.checked_mul(1 << 20)? / 10)
+    };
+    Some((what, bytes(done)?, bytes(total)?))
+}
+
+fn style(measured: bool) -> ProgressStyle {
+    let template = if measured {
+        "{spinner} {msg:40!} [{bar:25}] {bytes:>11}/{total_bytes:11} {elapsed}"
+    } else {
+        "{spinner} {wide_msg} {elapsed}"
+    };
+    // A template that does not parse is a fault of this file; the default is still a sign of life.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()).progress_chars("=> ")
 }
 
 #[cfg(test)]
@@ -170,6 +214,14 @@ mod tests {
         ]);
         let done: Vec<_> = milestones(&WorkspaceStatus::default(), &now).iter().map(|c| c.type_).collect();
         assert_eq!(done, [ConditionType::ImageResolved]);
+    }
+
+    #[test]
+    fn progress_is_read_from_the_words_of_the_controller() {
+        assert_eq!(measured("pulling a:1: 1.5 of 3.0 MiB"), Some(("pulling a:1", 1_572_864, 3_145_728)));
+        for message in ["", "on its way", "pulling web: 1.0 MiB", "x: 1 of 2 MiB", "x: a.b of c.d MiB"] {
+            assert_eq!(measured(message), None, "{message}");
+        }
     }
 
     #[test]

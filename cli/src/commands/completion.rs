@@ -46,6 +46,21 @@ mod tests {
         }
     }
 
+    /// Packages install these files. `MICROAGENT_UPDATE=1 cargo test -p microagent-cli` writes them anew.
+    #[test]
+    fn the_committed_scripts_are_those_that_are_generated() {
+        for (shell, file) in
+            [(Shell::Bash, "microagent.bash"), (Shell::Zsh, "_microagent"), (Shell::Fish, "microagent.fish")]
+        {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("completions").join(file);
+            if std::env::var_os("MICROAGENT_UPDATE").is_some() {
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(&path, script(shell)).unwrap();
+            }
+            assert!(std::fs::read_to_string(&path).unwrap_or_default() == script(shell), "{} is old", path.display());
+        }
+    }
+
     #[test]
     fn bash_accepts_its_script() {
         if !Path::new("/bin/bash").exists() {

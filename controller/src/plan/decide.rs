@@ -34,6 +34,8 @@ pub(super) enum Standing {
     Making(Stage),
     /// The machine is up, the workload not yet.
     Starting,
+    /// The workload has ended, the machine not yet.
+    Ending,
     /// The workload runs in a machine that is as the spec wants it.
     Running,
     /// The workload runs in a machine of an older spec.
@@ -187,6 +189,7 @@ fn attend(input: &Input<'_>, memory: &mut Memory, machine: &Machine) -> Decision
     let standing = match (machine.guest.workload_started_at, machine.guest.workload_finished_at) {
         (Some(_), None) if outdated => Standing::Outdated,
         (Some(_), None) => Standing::Running,
+        (_, Some(_)) => return awaiting(input, Standing::Ending),
         _ => return awaiting(input, Standing::Starting),
     };
     settled(input, standing)

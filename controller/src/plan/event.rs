@@ -32,11 +32,20 @@ pub(super) fn transitions(previous: &WorkspaceStatus, status: &WorkspaceStatus) 
     events
 }
 
-/// Whether a change to this is worth telling: a stage that is merely not reached is not.
+/// Whether a change to this is worth telling: a stage that is merely not reached is not, and what a stage tells the summary does
+/// not tell again.
 fn is_news(condition: &Condition) -> bool {
-    use Reason::{NoSetup, NotRunning, Pending, Progressing, Queued, Settled, UpToDate, Waiting};
+    use Reason::{Halting, NoSetup, NotRunning, Pending, Progressing, Queued, Settled, Terminating, UpToDate, Waiting};
     let dull = matches!(condition.reason, Pending | Waiting | Progressing | Settled | NotRunning | Queued | UpToDate | NoSetup);
-    !dull && condition.status != ConditionStatus::Unknown && condition.type_ != ConditionType::Reconciling
+    if dull || condition.status == ConditionStatus::Unknown {
+        return false;
+    }
+    match condition.type_ {
+        ConditionType::Reconciling => false,
+        ConditionType::Ready => condition.is_true() || matches!(condition.reason, Terminating | Halting),
+        ConditionType::Stalled | ConditionType::RestartRequired => condition.is_true(),
+        _ => true,
+    }
 }
 
 /// Whether the reason is of something that went wrong. What is not on the way to what was asked for is.

@@ -279,6 +279,7 @@ fn ready(input: &Input<'_>, memory: &Memory, decision: &Decision) -> Told {
             let last = memory.result.as_ref().and_then(|r| r.message.clone()).unwrap_or_default();
             no(Reason::BackingOff, format!("the workload {last}; it is started again later"))
         }
+        Standing::Ending => no(Reason::Halting, "the workload has ended, and the machine powers off"),
         Standing::Starting => no(Reason::StartingWorkload, "the machine is on its way up"),
         Standing::Making(stage) => no(making(*stage), "on its way"),
         Standing::Retrying(fault) => {
@@ -323,7 +324,7 @@ fn phase(decision: &Decision) -> Phase {
         Standing::Making(Stage::Image | Stage::Rootfs | Stage::Kernel) => Phase::Building,
         Standing::Making(_) | Standing::Starting | Standing::BackingOff => Phase::Starting,
         Standing::Running | Standing::Outdated => Phase::Running,
-        Standing::Halting => Phase::Halting,
+        Standing::Halting | Standing::Ending => Phase::Halting,
         Standing::Halted => Phase::Halted,
         Standing::Succeeded => Phase::Succeeded,
         Standing::Failed => Phase::Failed,

@@ -25,28 +25,28 @@ use rustix::{
 };
 use tempfile::TempDir;
 
-pub const SUPERVISOR: &str = env!("CARGO_BIN_EXE_microagent-supervisor-qemu");
+pub(crate) const SUPERVISOR: &str = env!("CARGO_BIN_EXE_microagent-supervisor-qemu");
 
 /// For everything that must happen; long, as the machines that run tests are busy.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Stands for a secret in the guest's configuration.
-pub const SECRET: &str = "correct-horse-battery-staple";
+pub(crate) const SECRET: &str = "correct-horse-battery-staple";
 
 #[derive(Clone)]
-pub struct Host {
+pub(crate) struct Host {
     root: Arc<TempDir>,
-    pub uid: String,
+    pub(crate) uid: String,
     /// A folder between the root and the machine's directory.
-    pub below: String,
-    pub boot_timeout_ms: u64,
-    pub accelerator: Option<Accelerator>,
+    pub(crate) below: String,
+    pub(crate) boot_timeout_ms: u64,
+    pub(crate) accelerator: Option<Accelerator>,
     real: Option<MachineConfig>,
 }
 
 impl Host {
     /// A host whose guest behaves in this way.
-    pub fn new(mode: &str) -> Self {
+    pub(crate) fn new(mode: &str) -> Self {
         let host = Self::empty();
         for name in ["kernel", "initramfs"] {
             fs::write(host.root().join(name), "").unwrap();
@@ -78,7 +78,7 @@ impl Host {
     }
 
     /// This host, with the kernel, the initramfs and the baseline of the environment.
-    pub fn real() -> Option<Self> {
+    pub(crate) fn real() -> Option<Self> {
         let [kernel, initramfs, baseline] = ["KERNEL", "INITRAMFS", "BASELINE"].map(|name| {
             let name = format!("MICROAGENT_TEST_{name}");
             env::var_os(&name).map(PathBuf::from).ok_or(name)
@@ -128,11 +128,11 @@ impl Host {
         }
     }
 
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         self.root.path()
     }
 
-    pub fn dir(&self) -> PathBuf {
+    pub(crate) fn dir(&self) -> PathBuf {
         self.root().join(&self.below)
     }
 
@@ -148,11 +148,11 @@ impl Host {
         assert!(sh.wait().unwrap().success());
     }
 
-    pub fn supervisor(&self) -> Supervisor {
+    pub(crate) fn supervisor(&self) -> Supervisor {
         Supervisor::new(self.root().join("supervisor"))
     }
 
-    pub fn target(&self) -> Target {
+    pub(crate) fn target(&self) -> Target {
         Target { uid: self.uid.clone(), machine_dir: self.dir() }
     }
 
@@ -169,7 +169,7 @@ impl Host {
         })
     }
 
-    pub fn start(&self, boot_id: &str) -> Result<Machine, CallError> {
+    pub(crate) fn start(&self, boot_id: &str) -> Result<Machine, CallError> {
         let script = "echo hello; /bin/busybox head -n 1 /dev/vdb; exit 7";
         let guest = Config {
             version: 1,
@@ -204,36 +204,36 @@ impl Host {
         self.supervisor().start(request, PATIENCE)
     }
 
-    pub fn prepare(&self) -> Result<Machine, CallError> {
+    pub(crate) fn prepare(&self) -> Result<Machine, CallError> {
         self.supervisor().prepare(self.target(), self.config(), PATIENCE)
     }
 
-    pub fn inspect(&self) -> Result<Machine, CallError> {
+    pub(crate) fn inspect(&self) -> Result<Machine, CallError> {
         self.supervisor().inspect(self.target(), PATIENCE)
     }
 
-    pub fn halt(&self, grace_seconds: u32) -> Result<Machine, CallError> {
+    pub(crate) fn halt(&self, grace_seconds: u32) -> Result<Machine, CallError> {
         self.supervisor().halt(self.target(), Halt { grace_seconds, no_wait: false }, PATIENCE)
     }
 
-    pub fn kill(&self) -> Result<Machine, CallError> {
+    pub(crate) fn kill(&self) -> Result<Machine, CallError> {
         self.supervisor().kill(self.target(), PATIENCE)
     }
 
-    pub fn delete(&self) -> Result<Machine, CallError> {
+    pub(crate) fn delete(&self) -> Result<Machine, CallError> {
         self.supervisor().delete(self.target(), PATIENCE)
     }
 
-    pub fn record(&self) -> Record {
+    pub(crate) fn record(&self) -> Record {
         serde_json::from_slice(&fs::read(self.dir().join(MACHINE_RECORD)).unwrap()).unwrap()
     }
 
-    pub fn ended(&self) -> Machine {
+    pub(crate) fn ended(&self) -> Machine {
         self.until(|m| m.state == MachineState::Exited)
     }
 
     /// Waits until the record says so; a change of it is a rename in the directory.
-    pub fn until(&self, so: impl Fn(&Machine) -> bool) -> Machine {
+    pub(crate) fn until(&self, so: impl Fn(&Machine) -> bool) -> Machine {
         let begun = Instant::now();
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).unwrap();
         inotify::add_watch(&watch, self.dir(), inotify::WatchFlags::MOVED_TO).unwrap();
@@ -261,7 +261,7 @@ impl Drop for Host {
 }
 
 /// The vsock program and the guest behind it in one, when this executable was started as that.
-pub fn guest() {
+pub(crate) fn guest() {
     let Ok(mode) = env::var("FAKE_GUEST") else { return };
     let listener = UnixListener::bind("vsock.sock").unwrap();
     let _vhost = UnixListener::bind("vhost.sock").unwrap();

@@ -1,0 +1,348 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_microagent_global_optspecs
+    string join \n state-dir= cache-dir= n/namespace= v/verbose h/help V/version
+end
+
+function __fish_microagent_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_microagent_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_microagent_using_subcommand
+    set -l cmd (__fish_microagent_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c microagent -n "__fish_microagent_needs_command" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_needs_command" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_needs_command" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_needs_command" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_needs_command" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_needs_command" -s V -l version -d 'Print version'
+complete -c microagent -n "__fish_microagent_needs_command" -f -a "up" -d 'Run the workspaces that folders and `microagent apply` declare, until Ctrl-C'
+complete -c microagent -n "__fish_microagent_needs_command" -f -a "run" -d 'Run a command once in a machine of its own, and end with its exit code'
+complete -c microagent -n "__fish_microagent_needs_command" -f -a "apply" -d 'Declare workspaces, or change what is declared'
+complete -c microagent -n "__fish_microagent_needs_command" -f -a "get" -d 'Show workspaces'
+complete -c microagent -n "__fish_microagent_needs_command" -f -a "describe" -d 'Show all that is known of workspaces'
+complete -c microagent -n "__fish_microagent_needs_command" -f -a "logs" -d 'Show what a workspace\'s setup and workload wrote'
+complete -c microagent -n "__fish_microagent_needs_command" -f -a "exec" -d 'Run a command in a running workspace'
+complete -c microagent -n "__fish_microagent_needs_command" -f -a "wait" -d 'Wait until workspaces are as asked'
+complete -c microagent -n "__fish_microagent_needs_command" -f -a "events" -d 'Show what happened to workspaces'
+complete -c microagent -n "__fish_microagent_needs_command" -f -a "delete" -d 'Delete workspaces, with their machines and disks'
+complete -c microagent -n "__fish_microagent_needs_command" -f -a "image" -d 'The images on this host'
+complete -c microagent -n "__fish_microagent_needs_command" -f -a "kernel" -d 'The kernels on this host'
+complete -c microagent -n "__fish_microagent_needs_command" -f -a "doctor" -d 'Check what this host has for running workspaces'
+complete -c microagent -n "__fish_microagent_needs_command" -f -a "explain" -d 'Explain a field of the manifest'
+complete -c microagent -n "__fish_microagent_needs_command" -f -a "completion" -d 'Print the completion script of a shell'
+complete -c microagent -n "__fish_microagent_needs_command" -f -a "version" -d 'Show the version'
+complete -c microagent -n "__fish_microagent_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c microagent -n "__fish_microagent_using_subcommand up" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand up" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand up" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand up" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand up" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_using_subcommand run" -l name -d 'The name [default: one that is made up]' -r
+complete -c microagent -n "__fish_microagent_using_subcommand run" -s e -l env -d 'NAME=VALUE, or NAME to take our own value' -r
+complete -c microagent -n "__fish_microagent_using_subcommand run" -s w -l workdir -d 'The working directory in the guest' -r
+complete -c microagent -n "__fish_microagent_using_subcommand run" -s u -l user -d 'user[:group], by name or number' -r
+complete -c microagent -n "__fish_microagent_using_subcommand run" -l entrypoint -d 'The program, in place of the image\'s own entrypoint' -r
+complete -c microagent -n "__fish_microagent_using_subcommand run" -l setup -d 'Run this by /bin/sh before the command; may be given several times' -r
+complete -c microagent -n "__fish_microagent_using_subcommand run" -l cpus -d 'How many CPUs' -r
+complete -c microagent -n "__fish_microagent_using_subcommand run" -l memory -d 'How much memory, such as 512Mi' -r
+complete -c microagent -n "__fish_microagent_using_subcommand run" -l disk -d 'How much writable disk space, such as 2Gi' -r
+complete -c microagent -n "__fish_microagent_using_subcommand run" -l kernel -d 'The kernel: default, package, or the path of one' -r
+complete -c microagent -n "__fish_microagent_using_subcommand run" -l pull -d 'When the registry is asked for the image' -r -f -a "always\t''
+missing\t''
+never\t''"
+complete -c microagent -n "__fish_microagent_using_subcommand run" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand run" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand run" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand run" -l keep -d 'Keep the workspace, with its disks and logs, when the command has ended'
+complete -c microagent -n "__fish_microagent_using_subcommand run" -s d -l detach -d 'Print the name and leave the rest to the controller that is up'
+complete -c microagent -n "__fish_microagent_using_subcommand run" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand run" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_using_subcommand apply" -s f -l filename -d 'A manifest, a directory of manifests, or - for standard input' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand apply" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand apply" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand apply" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand apply" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand apply" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand apply" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand get" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand get" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand get" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand get" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand get" -s A -l all-namespaces -d 'Of all namespaces'
+complete -c microagent -n "__fish_microagent_using_subcommand get" -s w -l watch -d 'Go on with what changes from now on'
+complete -c microagent -n "__fish_microagent_using_subcommand get" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand get" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand describe" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand describe" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand describe" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand describe" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand describe" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand describe" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand logs" -l tail -d 'Only the last lines of what is there' -r
+complete -c microagent -n "__fish_microagent_using_subcommand logs" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand logs" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand logs" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand logs" -s f -l follow -d 'Go on with what is written from now on, until the workload has ended for good'
+complete -c microagent -n "__fish_microagent_using_subcommand logs" -l console -d 'The machine\'s serial console instead: its kernel and guest-init'
+complete -c microagent -n "__fish_microagent_using_subcommand logs" -l timestamps -d 'Show when each line was written'
+complete -c microagent -n "__fish_microagent_using_subcommand logs" -l no-setup -d 'Leave out what setup commands wrote'
+complete -c microagent -n "__fish_microagent_using_subcommand logs" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand logs" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_using_subcommand exec" -s u -l user -d 'user[:group], by name or number [default: the workload\'s]' -r
+complete -c microagent -n "__fish_microagent_using_subcommand exec" -s w -l workdir -d 'The working directory in the guest [default: the workload\'s]' -r
+complete -c microagent -n "__fish_microagent_using_subcommand exec" -s e -l env -d 'NAME=VALUE, or NAME to take our own value; beside the workload\'s environment' -r
+complete -c microagent -n "__fish_microagent_using_subcommand exec" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand exec" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand exec" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand exec" -s i -l stdin -d 'Give the command our standard input'
+complete -c microagent -n "__fish_microagent_using_subcommand exec" -s t -l tty -d 'Give the command our terminal'
+complete -c microagent -n "__fish_microagent_using_subcommand exec" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand exec" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_using_subcommand wait" -l for -d 'What to wait for: condition=TYPE[=STATUS] or delete' -r
+complete -c microagent -n "__fish_microagent_using_subcommand wait" -l timeout -d 'How long to wait; 0 looks once' -r
+complete -c microagent -n "__fish_microagent_using_subcommand wait" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand wait" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand wait" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand wait" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand wait" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_using_subcommand events" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand events" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand events" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand events" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand events" -s A -l all-namespaces -d 'Of all namespaces'
+complete -c microagent -n "__fish_microagent_using_subcommand events" -s w -l watch -d 'Go on with what happens from now on'
+complete -c microagent -n "__fish_microagent_using_subcommand events" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand events" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand delete" -s f -l filename -d 'Those that a manifest, or a directory of manifests, declares' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand delete" -l wait -d 'Wait until nothing of them is left' -r -f -a "true\t''
+false\t''"
+complete -c microagent -n "__fish_microagent_using_subcommand delete" -l timeout -d 'How long to wait; without it as long as it takes' -r
+complete -c microagent -n "__fish_microagent_using_subcommand delete" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand delete" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand delete" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand delete" -l ignore-not-found -d 'A workspace that is not there is no failure'
+complete -c microagent -n "__fish_microagent_using_subcommand delete" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand delete" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -f -a "pull" -d 'Bring an image onto this host'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -f -a "list" -d 'Show the images on this host'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -f -a "ls" -d 'Show the images on this host'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -f -a "inspect" -d 'Show how an image on this host wants to be run'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -f -a "remove" -d 'Remove images from this host, with the root disks made from them'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -f -a "rm" -d 'Remove images from this host, with the root disks made from them'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from pull" -l platform -d 'For this platform, such as linux/arm64 [default: that of this host]' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from pull" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from pull" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from pull" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from pull" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from pull" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from pull" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from list" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from list" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from list" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from list" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from list" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from ls" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from ls" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from ls" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from ls" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from ls" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from ls" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from inspect" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from inspect" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from inspect" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from inspect" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from inspect" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from inspect" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from remove" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from remove" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from remove" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from remove" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from remove" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from rm" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from rm" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from rm" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from rm" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from rm" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from help" -f -a "pull" -d 'Bring an image onto this host'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from help" -f -a "list" -d 'Show the images on this host'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from help" -f -a "inspect" -d 'Show how an image on this host wants to be run'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from help" -f -a "remove" -d 'Remove images from this host, with the root disks made from them'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -f -a "list" -d 'Show the kernels that are installed'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -f -a "ls" -d 'Show the kernels that are installed'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -f -a "install" -d 'Install a kernel: the distribution\'s signed package, or a file'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -f -a "verify" -d 'Check that installed kernels are whole and have the drivers that guests need'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -f -a "remove" -d 'Remove installed kernels'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -f -a "rm" -d 'Remove installed kernels'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from list" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from list" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from list" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from list" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from list" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from ls" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from ls" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from ls" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from ls" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from ls" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from ls" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from install" -l version -d 'This version, or one that starts so' -r
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from install" -l modules -d 'The directory of the modules of a kernel that is named by its path' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from install" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from install" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from install" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from install" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from install" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from install" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from verify" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from verify" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from verify" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from verify" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from verify" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from verify" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from remove" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from remove" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from remove" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from remove" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from remove" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from rm" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from rm" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from rm" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from rm" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from rm" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from help" -f -a "list" -d 'Show the kernels that are installed'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from help" -f -a "install" -d 'Install a kernel: the distribution\'s signed package, or a file'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from help" -f -a "verify" -d 'Check that installed kernels are whole and have the drivers that guests need'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from help" -f -a "remove" -d 'Remove installed kernels'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c microagent -n "__fish_microagent_using_subcommand doctor" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand doctor" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand doctor" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand doctor" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand doctor" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand explain" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand explain" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand explain" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand explain" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand explain" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_using_subcommand completion" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand completion" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand completion" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand completion" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand completion" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_using_subcommand version" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand version" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand version" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand version" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand version" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand version" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fish_seen_subcommand_from up run apply get describe logs exec wait events delete image kernel doctor explain completion version help" -f -a "up" -d 'Run the workspaces that folders and `microagent apply` declare, until Ctrl-C'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fish_seen_subcommand_from up run apply get describe logs exec wait events delete image kernel doctor explain completion version help" -f -a "run" -d 'Run a command once in a machine of its own, and end with its exit code'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fish_seen_subcommand_from up run apply get describe logs exec wait events delete image kernel doctor explain completion version help" -f -a "apply" -d 'Declare workspaces, or change what is declared'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fish_seen_subcommand_from up run apply get describe logs exec wait events delete image kernel doctor explain completion version help" -f -a "get" -d 'Show workspaces'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fish_seen_subcommand_from up run apply get describe logs exec wait events delete image kernel doctor explain completion version help" -f -a "describe" -d 'Show all that is known of workspaces'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fish_seen_subcommand_from up run apply get describe logs exec wait events delete image kernel doctor explain completion version help" -f -a "logs" -d 'Show what a workspace\'s setup and workload wrote'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fish_seen_subcommand_from up run apply get describe logs exec wait events delete image kernel doctor explain completion version help" -f -a "exec" -d 'Run a command in a running workspace'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fish_seen_subcommand_from up run apply get describe logs exec wait events delete image kernel doctor explain completion version help" -f -a "wait" -d 'Wait until workspaces are as asked'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fish_seen_subcommand_from up run apply get describe logs exec wait events delete image kernel doctor explain completion version help" -f -a "events" -d 'Show what happened to workspaces'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fish_seen_subcommand_from up run apply get describe logs exec wait events delete image kernel doctor explain completion version help" -f -a "delete" -d 'Delete workspaces, with their machines and disks'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fish_seen_subcommand_from up run apply get describe logs exec wait events delete image kernel doctor explain completion version help" -f -a "image" -d 'The images on this host'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fish_seen_subcommand_from up run apply get describe logs exec wait events delete image kernel doctor explain completion version help" -f -a "kernel" -d 'The kernels on this host'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fish_seen_subcommand_from up run apply get describe logs exec wait events delete image kernel doctor explain completion version help" -f -a "doctor" -d 'Check what this host has for running workspaces'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fish_seen_subcommand_from up run apply get describe logs exec wait events delete image kernel doctor explain completion version help" -f -a "explain" -d 'Explain a field of the manifest'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fish_seen_subcommand_from up run apply get describe logs exec wait events delete image kernel doctor explain completion version help" -f -a "completion" -d 'Print the completion script of a shell'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fish_seen_subcommand_from up run apply get describe logs exec wait events delete image kernel doctor explain completion version help" -f -a "version" -d 'Show the version'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fish_seen_subcommand_from up run apply get describe logs exec wait events delete image kernel doctor explain completion version help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from image" -f -a "pull" -d 'Bring an image onto this host'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from image" -f -a "list" -d 'Show the images on this host'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from image" -f -a "inspect" -d 'Show how an image on this host wants to be run'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from image" -f -a "remove" -d 'Remove images from this host, with the root disks made from them'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from kernel" -f -a "list" -d 'Show the kernels that are installed'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from kernel" -f -a "install" -d 'Install a kernel: the distribution\'s signed package, or a file'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from kernel" -f -a "verify" -d 'Check that installed kernels are whole and have the drivers that guests need'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from kernel" -f -a "remove" -d 'Remove installed kernels'
