@@ -55,7 +55,7 @@ complete -c microagent -n "__fish_microagent_using_subcommand up" -s h -l help -
 complete -c microagent -n "__fish_microagent_using_subcommand run" -l name -d 'The name [default: one that is made up]' -r
 complete -c microagent -n "__fish_microagent_using_subcommand run" -s e -l env -d 'NAME=VALUE, or NAME to take our own value' -r
 complete -c microagent -n "__fish_microagent_using_subcommand run" -s w -l workdir -d 'The working directory in the guest' -r
-complete -c microagent -n "__fish_microagent_using_subcommand run" -s u -l user -d 'user[:group], by name or number' -r
+complete -c microagent -n "__fish_microagent_using_subcommand run" -s u -l user -d '`user[:group]`, by name or number' -r
 complete -c microagent -n "__fish_microagent_using_subcommand run" -l entrypoint -d 'The program, in place of the image\'s own entrypoint' -r
 complete -c microagent -n "__fish_microagent_using_subcommand run" -l setup -d 'Run this by /bin/sh before the command; may be given several times' -r
 complete -c microagent -n "__fish_microagent_using_subcommand run" -l cpus -d 'How many CPUs' -r
@@ -115,7 +115,7 @@ complete -c microagent -n "__fish_microagent_using_subcommand logs" -l timestamp
 complete -c microagent -n "__fish_microagent_using_subcommand logs" -l no-setup -d 'Leave out what setup commands wrote'
 complete -c microagent -n "__fish_microagent_using_subcommand logs" -s v -l verbose -d 'Tell more; give it twice for everything'
 complete -c microagent -n "__fish_microagent_using_subcommand logs" -s h -l help -d 'Print help'
-complete -c microagent -n "__fish_microagent_using_subcommand exec" -s u -l user -d 'user[:group], by name or number [default: the workload\'s]' -r
+complete -c microagent -n "__fish_microagent_using_subcommand exec" -s u -l user -d '`user[:group]`, by name or number [default: the workload\'s]' -r
 complete -c microagent -n "__fish_microagent_using_subcommand exec" -s w -l workdir -d 'The working directory in the guest [default: the workload\'s]' -r
 complete -c microagent -n "__fish_microagent_using_subcommand exec" -s e -l env -d 'NAME=VALUE, or NAME to take our own value; beside the workload\'s environment' -r
 complete -c microagent -n "__fish_microagent_using_subcommand exec" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F

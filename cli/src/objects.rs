@@ -88,8 +88,9 @@ pub(crate) fn not_found(key: &Key) -> Failure {
         .help("list all with `microagent get -A`")
 }
 
-/// All objects, in the order of their names: of one namespace, or of all.
-pub(crate) fn list(paths: &Paths, namespace: Option<&str>) -> Result<Vec<Object>> {
+/// All objects, in the order of their names: of one namespace, or of all. `unreadable` is told of each that cannot be read:
+/// it must not hide the others.
+pub(crate) fn list(paths: &Paths, namespace: Option<&str>, mut unreadable: impl FnMut(Failure)) -> Result<Vec<Object>> {
     let mut keys = manifests::keys(paths)?;
     for dir in names(&paths.status())? {
         // The problems of files are beside the namespaces; no namespace starts with `_`.
@@ -103,7 +104,10 @@ pub(crate) fn list(paths: &Paths, namespace: Option<&str>) -> Result<Vec<Object>
     keys.dedup();
     let mut objects = Vec::with_capacity(keys.len());
     for key in keys {
-        objects.extend(find(paths, &key)?);
+        match find(paths, &key) {
+            Ok(found) => objects.extend(found),
+            Err(failure) => unreadable(failure),
+        }
     }
     Ok(objects)
 }
@@ -157,16 +161,32 @@ mod tests {
         for name in ["a", "b"] {
             durable::write_json(&paths.object(&Key::new("default", name)), &object(name)).unwrap();
         }
-        let names = |ns| list(&paths, ns).unwrap().into_iter().map(|o| o.key.name).collect::<Vec<_>>();
+        let names = |ns| {
+            list(&paths, ns, |failure| panic!("{failure}")).unwrap().into_iter().map(|o| o.key.name).collect::<Vec<_>>()
+        };
         assert_eq!(names(Some("default")), ["a", "b", "c"]);
         assert_eq!(names(None), ["a", "b", "c"]);
         assert!(names(Some("other")).is_empty());
     }
 
     #[test]
+    fn an_object_that_cannot_be_read_hides_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path());
+        let good = Workspace::new("b", microagent_crds::WorkspaceSpec::new("alpine"));
+        durable::private_dir(&paths.status().join("default")).unwrap();
+        durable::write(&paths.object(&Key::new("default", "a")), b"torn").unwrap();
+        durable::write_json(&paths.object(&Key::new("default", "b")), &good).unwrap();
+        let mut unreadable = Vec::new();
+        let listed = list(&paths, None, |failure| unreadable.push(failure.to_string())).unwrap();
+        assert_eq!(listed.len(), 1);
+        assert!(unreadable[0].contains("a.json"), "{unreadable:?}");
+    }
+
+    #[test]
     fn an_empty_host_has_no_workspaces() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(list(&paths(dir.path()), None).unwrap().is_empty());
+        assert!(list(&paths(dir.path()), None, drop).unwrap().is_empty());
         let failure = need(&paths(dir.path()), &Key::new("default", "x")).unwrap_err();
         assert!(failure.to_string().contains("microagent get -A"));
     }

@@ -63,10 +63,9 @@ fn describe(
     status(&mut page, object, now);
     conditions(&mut page, object, now);
     places(&mut page, context, object);
-    if let Some(problem) = record.and_then(|r| r.problem.as_ref()) {
+    if let Some(problem) = problem(object, record) {
         page.section("Problem");
-        page.text.push_str(&format!("  {}\n", problem.code));
-        page.text.extend(human::lines(&problem.message).lines().map(|line| format!("    {line}\n")));
+        page.text.extend(human::lines(&problem).lines().map(|line| format!("  {line}\n")));
     }
     page.section("Events");
     if events.is_empty() {
@@ -75,6 +74,13 @@ fn describe(
         page.text.push_str(&events::table(events, false, now).render("  "));
     }
     Ok(page.text)
+}
+
+/// What a person must mend: why the manifest as it is now is not taken, or what is said in more than the line that the table
+/// of conditions has for it.
+fn problem(object: &Object, record: Option<&Record>) -> Option<String> {
+    let manifest = record.and_then(|r| r.problem.as_ref()).map(|p| p.message.clone());
+    manifest.or_else(|| object.stalled().map(|c| c.message.clone()).filter(|m| m.trim_end().contains('\n')))
 }
 
 /// Text that grows: named values, and sections of them.

@@ -133,11 +133,11 @@ mod tests {
         let now = "2026-11-22T10:01:00Z".parse().unwrap();
         insta::assert_snapshot!(table(&[event()], true, now).render(""), @r"
         NAMESPACE   AGE   TYPE      REASON          OBJECT        MESSAGE
-        default     60s   Warning   ImageNotFound   workspace/a   no such image
+        default     60s   Warning   ImageNotFound   workspace/a   no such …
         ");
         insta::assert_snapshot!(table(&[event()], false, now).render(""), @r"
         AGE   TYPE      REASON          OBJECT        MESSAGE
-        60s   Warning   ImageNotFound   workspace/a   no such image
+        60s   Warning   ImageNotFound   workspace/a   no such …
         ");
     }
 

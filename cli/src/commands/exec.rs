@@ -41,7 +41,7 @@ pub(crate) struct Args {
     /// Give the command our terminal
     #[arg(short, long)]
     tty: bool,
-    /// user[:group], by name or number [default: the workload's]
+    /// `user[:group]`, by name or number [default: the workload's]
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
     /// The working directory in the guest [default: the workload's]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     context::Context,
-    failure::Result,
+    failure::{Failure, Result},
     objects::{self, Object},
     output::{self, Format, OutputArgs, human, table::Table},
     watch::Watch,
@@ -40,7 +40,7 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8> {
     let format = args.output.output;
     let mut view = View { format, namespaces: args.all_namespaces, table: None };
     let mut watch = Watch::new();
-    let first = look(context, args, &keys)?;
+    let first = look(context, args, &keys, |failure| output::warn(&failure.to_string()))?;
     if !args.watch {
         for key in &keys {
             objects::need(&context.paths, key)?;
@@ -69,13 +69,14 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8> {
         watch.dir(&context.paths.status().join(&context.namespace));
         watch.dir(&context.paths.manifests());
         watch.changed().await;
-        objects = look(context, args, &keys)?;
+        objects = look(context, args, &keys, drop)?;
     }
 }
 
-fn look(context: &Context, args: &Args, keys: &[Key]) -> Result<Vec<Object>> {
+fn look(context: &Context, args: &Args, keys: &[Key], unreadable: impl FnMut(Failure)) -> Result<Vec<Object>> {
     if keys.is_empty() {
-        return objects::list(&context.paths, (!args.all_namespaces).then_some(context.namespace.as_str()));
+        let namespace = (!args.all_namespaces).then_some(context.namespace.as_str());
+        return objects::list(&context.paths, namespace, unreadable);
     }
     let found = keys.iter().map(|key| objects::find(&context.paths, key)).collect::<Result<Vec<_>>>()?;
     Ok(found.into_iter().flatten().collect())

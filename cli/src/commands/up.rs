@@ -29,6 +29,9 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
     let folders = folders(args.folders)?;
+    if let Some(pid) = context.controller() {
+        return Err(locked(&context.paths, Some(pid).filter(|&pid| pid != 0)));
+    }
     context.paths.create()?;
     let mut interrupt = Interrupt::listen()?;
     let shutdown = CancellationToken::new();
@@ -48,13 +51,15 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
     };
     match ended {
         Ok(()) => Ok(0),
-        Err(ControllerError::Locked { holder, .. }) => {
-            let who = holder.map_or("another process".to_owned(), |pid| format!("process {pid}"));
-            Err(Failure::try_again(format!("{} has a controller already: {who}", context.paths.state.display()))
-                .help("use the one that is up, end it, or name another --state-dir"))
-        }
+        Err(ControllerError::Locked { holder, .. }) => Err(locked(&context.paths, holder)),
         Err(e) => Err(e.into()),
     }
+}
+
+fn locked(paths: &Paths, holder: Option<u32>) -> Failure {
+    let who = holder.map_or("another process".to_owned(), |pid| format!("process {pid}"));
+    Failure::try_again(format!("{} has a controller already: {who}", paths.state.display()))
+        .help("use the one that is up, end it, or name another --state-dir")
 }
 
 /// The folders to watch. One that is named must be there: a typing error must not look like an empty folder.
@@ -94,9 +99,9 @@ async fn tell(paths: &Paths) -> Failure {
             watch.dir(&paths.status().join(namespace));
         }
         // A file that cannot be read now is read at the next look.
-        let objects = objects::list(paths, None).unwrap_or_default();
+        let objects = objects::list(paths, None, drop).unwrap_or_default();
         let mut lines = String::new();
-        for object in objects.iter().filter(|o| o.uid().is_some()) {
+        for object in objects.iter().filter(|o| o.workspace.status.is_some()) {
             let now = object.status();
             let before = known.get(&object.key);
             // What an earlier controller has told is no news.

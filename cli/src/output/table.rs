@@ -14,11 +14,12 @@ impl Table {
         Self { rows: vec![header.iter().map(|&h| h.to_owned()).collect()] }
     }
 
-    /// Adds a row. Cells are foreign text; an empty one is shown as `<none>`.
+    /// Adds a row. Cells are foreign text: of several lines the first is shown, and an empty cell as `<none>`.
     pub(crate) fn row<S: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = S>) {
-        let cell = |text: S| match text.as_ref() {
-            "" => "<none>".to_owned(),
-            text => human::one_line(text),
+        let cell = |text: S| match text.as_ref().trim_end().split_once('\n') {
+            Some((first, _)) => format!("{} …", human::one_line(first.trim_end())),
+            None if text.as_ref().is_empty() => "<none>".to_owned(),
+            None => human::one_line(text.as_ref()),
         };
         self.rows.push(cells.into_iter().map(cell).collect());
     }
@@ -69,7 +70,7 @@ mod tests {
     #[test]
     fn a_cell_is_one_line_whatever_it_holds() {
         let mut table = Table::new(&["MESSAGE"]);
-        table.row(["two\nlines\x07"]);
-        assert_eq!(table.render("  "), "  MESSAGE\n  two lines\\u{7}\n");
+        table.row(["two\x07\nlines"]);
+        assert_eq!(table.render("  "), "  MESSAGE\n  two\\u{7} …\n");
     }
 }

@@ -14,7 +14,10 @@ const ALWAYS: [Arg; 5] = [
         word: "console=ttyS0",
         why: "the serial port is the only console: boot, readiness and panics are told there",
     },
-    Arg { word: "loglevel=4", why: "each line costs time, above all under translation; warnings and panics stay" },
+    Arg {
+        word: "loglevel=4",
+        why: "the log is for finding faults: warnings, panics and the listening line stay, progress goes",
+    },
     Arg { word: "panic=-1", why: "a panic restarts at once, which ends QEMU because of -no-reboot" },
     Arg { word: "reboot=t", why: "restarts by a triple fault: works on every machine type and asks no device first" },
     Arg { word: "8250.nr_uarts=1", why: "there is one serial port; others are not looked for" },

@@ -23,6 +23,8 @@ mod console;
 mod control;
 mod dir;
 mod guest;
+mod handover;
+mod hear;
 mod life;
 mod log;
 mod record;

@@ -2,12 +2,11 @@
 
 use std::{
     env,
-    fs::File,
-    io::{self, Write},
-    path::{Path, PathBuf},
-    process::{Child, ExitCode, ExitStatus, Stdio},
+    io::{self},
+    path::Path,
+    process::{ExitCode, ExitStatus, Stdio},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread,
@@ -16,32 +15,22 @@ use std::{
 
 use jiff::Timestamp;
 use microagent_base::{Digest, durable, lock::FileLock, process::ProcessId};
-use microagent_guest_protocol::{Config as GuestConfig, Event};
-use microagent_supervisor_protocol::{ErrorBody, ErrorCode, Identity, Machine, MachineConfig, MachineState, Response};
-use serde::{Deserialize, Serialize};
+use microagent_guest_protocol::Event;
+use microagent_supervisor_protocol::{ErrorBody, ErrorCode, Machine, MachineConfig, MachineState, Response};
 
 use crate::{
     backend::{Backend, Launch},
     bridge,
-    console::{Scanner, Sign},
+    console::Sign,
     control::{self, Wish},
-    dir::{CONSOLE_LOG, CONTROL_SOCKET, MachineDir, SHIM_LOCK, VMM_LOG, VSOCK_SOCKET, host},
+    dir::{CONTROL_SOCKET, MachineDir, SHIM_LOCK, VSOCK_SOCKET, host},
     guest::{self, Waiting, Word},
+    handover::{Boot, Ready},
+    hear::{self, Said},
     life::{Life, VmmEnd},
-    log::{RotatingLog, Tail, pump},
     record::{FORMAT, Record},
     vmm,
 };
-
-/// What `start` hands to the shim, through a pipe: it may hold secrets.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Boot {
-    pub(crate) machine_dir: PathBuf,
-    pub(crate) identity: Identity,
-    pub(crate) config: MachineConfig,
-    pub(crate) guest: Box<GuestConfig>,
-    pub(crate) launches: Vec<Launch>,
-}
 
 /// Something that happened.
 pub(crate) enum Signal {
@@ -55,11 +44,11 @@ pub(crate) enum Signal {
 /// How many signals may wait. A guest that tells faster than is recorded waits itself.
 const QUEUE: usize = 64;
 
-/// How long a guest that said its last may take to power off.
-const POWER_OFF: Duration = Duration::from_secs(30);
+/// How long a guest that said its last may take to power off: it writes to its disks all that is still in its memory.
+const POWER_OFF: Duration = Duration::from_secs(300);
 
 /// How long a machine may run on after its connection was lost, or after its kernel panicked, before it is ended.
-const LOST: Duration = Duration::from_secs(10);
+const LOST: Duration = Duration::from_secs(30);
 
 /// How long after the grace period a halted machine is ended: the protocol's word.
 const AFTER_GRACE: Duration = Duration::from_secs(10);
@@ -71,17 +60,14 @@ const RETRY: Duration = Duration::from_secs(2);
 const CONFIGURE: Duration = Duration::from_secs(30);
 
 /// What is in flight when the VMM ends has this long to arrive.
-const IN_FLIGHT: Duration = Duration::from_millis(500);
-
-/// The size at which the VMM's own log is rotated, in bytes.
-const VMM_LOG_BYTES: u64 = 256 * 1024;
+pub(crate) const IN_FLIGHT: Duration = Duration::from_millis(500);
 
 /// How often, a second apart, the last record is tried: a full disk may get room.
 const RECORD_TRIES: u32 = 60;
 
 /// The shim's `main`.
 pub(crate) fn main(backend: &impl Backend, dir: &Path) -> ExitCode {
-    let mut ready = Ready(Some(io::stdout()));
+    let mut ready = Ready::new();
     match begin(backend, dir, &mut ready) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -109,20 +95,6 @@ fn begin(backend: &impl Backend, dir: &Path, ready: &mut Ready) -> Result<(), Er
     let result = shim.run(backend, ready);
     let _ = shim.dir.clean_sockets();
     result
-}
-
-/// The pipe to `start`: told once, and closed then, as `start` waits for its end.
-struct Ready(Option<io::Stdout>);
-
-impl Ready {
-    fn tell(&mut self, response: &Response) {
-        let Some(mut stdout) = self.0.take() else { return };
-        let _ = serde_json::to_writer(&mut stdout, response).map_err(io::Error::from).and_then(|()| stdout.flush());
-        if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
-            let _ = rustix::stdio::dup2_stdin(&null);
-            let _ = rustix::stdio::dup2_stdout(&null);
-        }
-    }
 }
 
 struct Shim {
@@ -184,18 +156,6 @@ fn due(timer: &mut Option<Instant>, now: Instant) -> bool {
 enum Outcome {
     Ended(VmmEnd),
     Silent(String),
-}
-
-/// What the VMM says, kept by the threads that read it.
-struct Said {
-    console: Arc<Mutex<Tail>>,
-    stderr: Arc<Mutex<Tail>>,
-    /// Disconnected when the threads have read all.
-    over: Receiver<()>,
-}
-
-fn text(tail: &Mutex<Tail>) -> String {
-    tail.lock().unwrap_or_else(PoisonError::into_inner).text()
 }
 
 impl Shim {
@@ -270,7 +230,7 @@ impl Shim {
         let mut helper = match &launch.helper {
             Some(program) => {
                 let mut child = vmm::spawn(program, Stdio::null())?;
-                let said = log_stderr(&mut child);
+                let said = hear::helper(&mut child)?;
                 vmm::await_socket(&mut child, program).map_err(|e| e.with_details(said()))?;
                 self.helper = Some(vmm::identity(&child)?);
                 Some(child)
@@ -284,9 +244,9 @@ impl Shim {
         if let Some(cid) = launch.kernel_vsock_cid {
             bridge::serve(Path::new(VSOCK_SOCKET), cid).map_err(|e| host("cannot serve vsock.sock", &e))?;
         }
-        let said = self.listen(&mut child)?;
+        let said = hear::vmm(&mut child, self.config.log_bytes, &self.sender)?;
         let sender = self.sender.clone();
-        spawn_thread("vmm", move || {
+        hear::spawn_thread("vmm", move || {
             let _ = sender.send(Signal::VmmEnded(child.wait()));
         })?;
         let outcome = self.supervise(&said, last, alive);
@@ -323,39 +283,6 @@ impl Shim {
         self.timers.connect = Some(now + boot / 2);
     }
 
-    /// Reads the VMM's console and its standard error.
-    fn listen(&self, child: &mut Child) -> Result<Said, ErrorBody> {
-        let (console, stderr) = (Arc::<Mutex<Tail>>::default(), Arc::<Mutex<Tail>>::default());
-        let (reading, over) = sync_channel(0);
-        if let Some(pipe) = child.stdout.take() {
-            let (tail, signals, reading) = (Arc::clone(&console), self.sender.clone(), reading.clone());
-            let mut log = RotatingLog::open(Path::new(CONSOLE_LOG), self.config.log_bytes);
-            spawn_thread("console", move || {
-                let mut scanner = Scanner::default();
-                pump(pipe, |bytes| {
-                    log.write(bytes);
-                    tail.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
-                    scanner.scan(bytes, |sign| {
-                        let _ = signals.send(Signal::Console(sign));
-                    });
-                });
-                drop(reading);
-            })?;
-        }
-        if let Some(pipe) = child.stderr.take() {
-            let tail = Arc::clone(&stderr);
-            spawn_thread("stderr", move || {
-                let mut log = RotatingLog::open(Path::new(VMM_LOG), VMM_LOG_BYTES);
-                pump(pipe, |bytes| {
-                    log.write(bytes);
-                    tail.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
-                });
-                drop(reading);
-            })?;
-        }
-        Ok(Said { console, stderr, over })
-    }
-
     /// Runs until the VMM has ended. `alive` is told after the first sign of life.
     fn supervise(&mut self, said: &Said, last: bool, alive: &mut dyn FnMut()) -> Outcome {
         let mut silent = None;
@@ -373,7 +300,7 @@ impl Shim {
             }
         }
         self.timers = Timers::default();
-        let _ = said.over.recv_timeout(IN_FLIGHT);
+        said.wait();
         // The console's last words came before its end.
         self.take_until(Instant::now(), |_| false);
         let (success, status) = match self.ended.take() {
@@ -383,11 +310,11 @@ impl Shim {
         };
         let wished = self.life.machine.state == MachineState::Halting;
         if !wished && silent.is_none() && !last && !self.alive {
-            silent = Some(format!("the VMM ended with {status} before its first word: {}", text(&said.stderr)));
+            silent = Some(format!("the VMM ended with {status} before its first word: {}", said.stderr.text()));
         }
         match silent {
             Some(why) if !wished => Outcome::Silent(why),
-            _ => Outcome::Ended(VmmEnd { success, status, stderr: text(&said.stderr), console: text(&said.console) }),
+            _ => Outcome::Ended(VmmEnd { success, status, stderr: said.stderr.text(), console: said.console.text() }),
         }
     }
 
@@ -396,7 +323,7 @@ impl Shim {
             let refusal =
                 self.refusal.as_ref().map_or_else(String::new, |e| format!("; its port could not be reached: {e}"));
             let message = format!("the guest was not ready {} ms after its start{refusal}", millis(now - self.started));
-            self.life.fail(ErrorCode::GuestTimeout, message, &text(&said.console));
+            self.life.fail(ErrorCode::GuestTimeout, message, &said.console.text());
             self.kill();
         }
         if due(&mut self.timers.connect, now) && self.connection == Connection::None {
@@ -411,7 +338,7 @@ impl Shim {
         if due(&mut self.timers.end, now) {
             if !self.life.is_done() {
                 let message = "the guest's connection was lost, or its kernel panicked, and it did not end by itself";
-                self.life.fail(ErrorCode::GuestProtocol, message, &text(&said.console));
+                self.life.fail(ErrorCode::GuestProtocol, message, &said.console.text());
             }
             self.kill();
         }
@@ -555,35 +482,6 @@ impl Shim {
         }
         self.save()
     }
-}
-
-/// Keeps what a helper says; gives its last words, once it has ended.
-fn log_stderr(child: &mut Child) -> impl FnOnce() -> String + use<> {
-    let tail = Arc::<Mutex<Tail>>::default();
-    let (reading, over) = sync_channel::<()>(0);
-    if let Some(pipe) = child.stderr.take() {
-        let tail = Arc::clone(&tail);
-        let read = spawn_thread("helper", move || {
-            let mut log = RotatingLog::open(Path::new(VMM_LOG), VMM_LOG_BYTES);
-            pump(pipe, |bytes| {
-                log.write(bytes);
-                tail.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
-            });
-            drop(reading);
-        });
-        if let Err(e) = read {
-            eprintln!("{e}");
-        }
-    }
-    move || {
-        let _ = over.recv_timeout(IN_FLIGHT);
-        text(&tail)
-    }
-}
-
-fn spawn_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), ErrorBody> {
-    let spawned = thread::Builder::new().name(name.to_owned()).spawn(run);
-    spawned.map(drop).map_err(|e| host("cannot start a thread", &e))
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -22,8 +22,8 @@ use crate::{
     config,
     control::{self, Wish},
     dir::{CONTROL_SOCKET, MachineDir, SHIM_LOCK, SHIM_LOG, host},
+    handover::Boot,
     record::Record,
-    run::Boot,
 };
 
 /// How long a shim that was killed, or was told to kill its machine, may take to be gone.
