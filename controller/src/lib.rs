@@ -25,3 +25,4 @@ pub use key::Key;
 pub use paths::Paths;
 pub use record::{Problem, Record};
 pub use run::{ControllerError, Options, run, running};
+pub use world::find_guest_init;

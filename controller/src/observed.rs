@@ -26,9 +26,11 @@ pub struct Observed {
 pub enum Work<T> {
     /// Not done, and nobody is at it.
     Absent,
+    /// It is wanted, and waits for a free slot.
+    Queued,
     /// Somebody is at it.
     Running {
-        /// What is being done, for people: `pulling 12 MiB of 48 MiB`.
+        /// What is being done, for people: `pulling web: 12.0 of 48.3 MiB`. Empty at the very beginning.
         message: String,
     },
     /// Done.
@@ -46,10 +48,16 @@ impl<T> Work<T> {
         }
     }
 
+    /// Whether it will be made, or fail, without anything being done for it.
+    pub fn is_under_way(&self) -> bool {
+        matches!(self, Self::Queued | Self::Running { .. })
+    }
+
     /// The same work, with what was made seen otherwise.
     pub fn map<U>(self, see: impl FnOnce(T) -> U) -> Work<U> {
         match self {
             Self::Absent => Work::Absent,
+            Self::Queued => Work::Queued,
             Self::Running { message } => Work::Running { message },
             Self::Ready(facts) => Work::Ready(see(facts)),
             Self::Failed(fault) => Work::Failed(fault),

@@ -64,7 +64,8 @@ impl Paths {
     /// # Errors
     /// Those of the operating system.
     pub fn create(&self) -> Result<(), DurableError> {
-        for dir in [self.manifests(), self.workspaces(), self.status(), self.machines(), self.images(), self.kernels()] {
+        for dir in [self.manifests(), self.workspaces(), self.status(), self.machines(), self.images(), self.kernels()]
+        {
             durable::private_dir(&dir)?;
         }
         Ok(())

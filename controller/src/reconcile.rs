@@ -85,7 +85,12 @@ impl<W: World, S: Sink> Reconciler<W, S> {
         Ok(Some(Instant::now()))
     }
 
-    fn note_failure(&self, record: &Record, stage: Stage, fault: crate::memory::Fault) -> Result<(), crate::ControllerError> {
+    fn note_failure(
+        &self,
+        record: &Record,
+        stage: Stage,
+        fault: crate::memory::Fault,
+    ) -> Result<(), crate::ControllerError> {
         let mut memory = record.memory.clone();
         plan::record_failure(record, &mut memory, stage, fault, Timestamp::now());
         self.remember(record, memory).map(drop)
@@ -116,8 +121,12 @@ impl<W: World, S: Sink> Reconciler<W, S> {
                 message: event.message.clone(),
             };
             match event.type_ {
-                journal::EventType::Normal => tracing::info!(workspace = %record.key, reason = %event.reason, "{}", event.message),
-                journal::EventType::Warning => tracing::warn!(workspace = %record.key, reason = %event.reason, "{}", event.message),
+                journal::EventType::Normal => {
+                    tracing::info!(workspace = %record.key, reason = %event.reason, "{}", event.message)
+                }
+                journal::EventType::Warning => {
+                    tracing::warn!(workspace = %record.key, reason = %event.reason, "{}", event.message)
+                }
             }
             // An event that cannot be kept is still in the log and in the status; the pass goes on.
             if let Err(error) = journal.append(&line) {

@@ -178,11 +178,7 @@ async fn stop_with(shutdown: CancellationToken, work: impl Future<Output = ()>) 
 }
 
 /// Lists the folders when hinted at or when it is time, and queues what changed. The first listing queues everything.
-async fn follow(
-    mut sources: Vec<FolderSource>,
-    mut hinted: mpsc::Receiver<Hint>,
-    reconciler: Arc<HostReconciler>,
-) {
+async fn follow(mut sources: Vec<FolderSource>, mut hinted: mpsc::Receiver<Hint>, reconciler: Arc<HostReconciler>) {
     let mut first = true;
     let mut again: Option<Duration> = None;
     loop {

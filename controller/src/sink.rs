@@ -10,8 +10,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use microagent_base::durable::{self, DurableError};
 use jiff::Timestamp;
+use microagent_base::durable::{self, DurableError};
 use microagent_crds::{
     Condition, ConditionStatus, ConditionType, Phase, Reason, Time, Workspace, WorkspaceSpec, WorkspaceStatus,
 };
@@ -57,7 +57,9 @@ impl StatusFiles {
         for namespace in fs::read_dir(paths.status()).into_iter().flatten().flatten() {
             for object in fs::read_dir(namespace.path()).into_iter().flatten().flatten() {
                 let (namespace, name) = (namespace.file_name(), object.file_name());
-                if let (Some(namespace), Some(name)) = (namespace.to_str(), name.to_str().and_then(|n| n.strip_suffix(".json"))) {
+                if let (Some(namespace), Some(name)) =
+                    (namespace.to_str(), name.to_str().and_then(|n| n.strip_suffix(".json")))
+                {
                     files.load(&Key::new(namespace, name));
                 }
             }
@@ -111,8 +113,12 @@ impl Sink for StatusFiles {
 
     fn publish_rejected(&self, rejected: &BTreeMap<Key, Problem>) -> Result<(), DurableError> {
         let is_rejected = |object: &Workspace| object.metadata.uid.is_none();
-        let cured: Vec<Key> =
-            self.last().iter().filter(|(key, object)| is_rejected(object) && !rejected.contains_key(key)).map(|(k, _)| k.clone()).collect();
+        let cured: Vec<Key> = self
+            .last()
+            .iter()
+            .filter(|(key, object)| is_rejected(object) && !rejected.contains_key(key))
+            .map(|(k, _)| k.clone())
+            .collect();
         for key in cured {
             self.retract(&key)?;
         }

@@ -137,10 +137,30 @@ impl Bare {
         let khz = tsc_khz();
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let command = [
-            &text(&qemu), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
-            "-machine", "microvm,acpi=on,pic=off", "-accel", "tcg", "-cpu", "max", "-m", "256", "-smp", "1",
-            "-kernel", &text(&kernel), "-initrd", &text(&initramfs),
-            "-append", &format!("console=ttyS0 quiet panic=-1 no_timer_check tsc_early_khz={khz}"),
+            &text(&qemu),
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-serial",
+            "stdio",
+            "-machine",
+            "microvm,acpi=on,pic=off",
+            "-accel",
+            "tcg",
+            "-cpu",
+            "max",
+            "-m",
+            "256",
+            "-smp",
+            "1",
+            "-kernel",
+            &text(&kernel),
+            "-initrd",
+            &text(&initramfs),
+            "-append",
+            &format!("console=ttyS0 quiet panic=-1 no_timer_check tsc_early_khz={khz}"),
         ];
         Some(Self { command: command.iter().map(ToString::to_string).collect() })
     }

@@ -152,8 +152,15 @@ impl Host {
     #[must_use]
     pub fn fails<const N: usize>(&self, args: [&str; N]) -> (i32, String) {
         let output = self.microagent(args);
-        assert!(!output.status.success(), "microagent {args:?} ended well:\n{}", String::from_utf8_lossy(&output.stdout));
-        (output.status.code().expect("it was not ended by a signal"), String::from_utf8_lossy(&output.stderr).into_owned())
+        assert!(
+            !output.status.success(),
+            "microagent {args:?} ended well:\n{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+        (
+            output.status.code().expect("it was not ended by a signal"),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
     }
 
     /// Waits until a condition is as asked for: `Ready`, `Stalled=True`.
@@ -229,7 +236,11 @@ impl Host {
             if entry.file_type().unwrap().is_dir() {
                 checked += self.check_disks(&path);
             } else if path.extension().is_some_and(|extension| extension == "ext4") {
-                let output = Command::new(program("e2fsck").expect("e2fsck is installed")).arg("-fn").arg(&path).output().unwrap();
+                let output = Command::new(program("e2fsck").expect("e2fsck is installed"))
+                    .arg("-fn")
+                    .arg(&path)
+                    .output()
+                    .unwrap();
                 let said = String::from_utf8_lossy(&output.stdout);
                 assert!(output.status.success(), "{}: {said}", path.display());
                 checked += 1;
@@ -298,16 +309,18 @@ impl Drop for Host {
 /// Never on Linux.
 #[must_use]
 pub fn bin_dir() -> PathBuf {
-    env::var_os("MICROAGENT_BIN_DIR").map_or_else(
-        || env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned(),
-        PathBuf::from,
-    )
+    env::var_os("MICROAGENT_BIN_DIR")
+        .map_or_else(|| env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned(), PathBuf::from)
 }
 
 /// Where tests keep what is too dear to make for each: `MICROAGENT_TEST_CACHE`, or a directory of the user's cache.
 #[must_use]
 pub fn test_cache() -> PathBuf {
-    let cache = || env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
+    let cache = || {
+        env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")))
+    };
     env::var_os("MICROAGENT_TEST_CACHE")
         .map(PathBuf::from)
         .unwrap_or_else(|| cache().unwrap_or_else(env::temp_dir).join("microagent-test"))
@@ -322,7 +335,10 @@ pub fn busybox_image() -> ImageFixture {
     let path = program("busybox").expect("busybox is installed");
     let mut layer = LayerBuilder::new().dir("bin", 0o755).dir("etc", 0o755).dir("tmp", 0o1777).dir("root", 0o700);
     layer = layer.file("bin/busybox", 0o755, &fs::read(path).unwrap());
-    for name in ["sh", "cat", "echo", "id", "ls", "mount", "pwd", "sleep", "touch", "true", "false", "env", "kill", "test", "hostname", "stat", "seq"] {
+    for name in [
+        "sh", "cat", "echo", "id", "ls", "mount", "pwd", "sleep", "touch", "true", "false", "env", "kill", "test",
+        "hostname", "stat", "seq",
+    ] {
         layer = layer.symlink(&format!("bin/{name}"), "busybox");
     }
     let passwd = b"root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n";

@@ -77,7 +77,10 @@ impl Registry {
         // The log is read to its end: a full pipe would stop the registry.
         std::thread::spawn(move || {
             for line in BufReader::new(log).lines().map_while(Result::ok) {
-                if line.contains("http.request.method=GET") && line.contains("/blobs/sha256:") && line.contains("response completed") {
+                if line.contains("http.request.method=GET")
+                    && line.contains("/blobs/sha256:")
+                    && line.contains("response completed")
+                {
                     counted.fetch_add(1, Ordering::Relaxed);
                 }
                 if let Some((_, rest)) = line.split_once("listening on ") {

@@ -45,7 +45,16 @@ fn a_manifest_in_the_folder_becomes_a_machine_and_goes_with_its_file() {
     host.wait("web", "Ready");
 
     let conditions = host.conditions("web");
-    for name in ["ImageResolved", "RootfsBuilt", "KernelInstalled", "MachineStarted", "GuestReady", "SetupComplete", "Running", "Ready"] {
+    for name in [
+        "ImageResolved",
+        "RootfsBuilt",
+        "KernelInstalled",
+        "MachineStarted",
+        "GuestReady",
+        "SetupComplete",
+        "Running",
+        "Ready",
+    ] {
         assert_eq!(conditions[name].0, "True", "{name}: {:?}", conditions[name]);
     }
     for name in ["Reconciling", "Stalled", "RestartRequired"] {
@@ -139,7 +148,8 @@ fn run_passes_output_and_exit_code_through_and_leaves_nothing() {
     let Some(registry) = Registry::start("run") else { return };
     let image = busybox_image().build().push(&registry, "demo/web", "1");
     let host = Host::new();
-    let output = host.microagent(["run", "--memory", "128Mi", &image, "--", "/bin/sh", "-c", "echo out; echo err >&2; exit 5"]);
+    let output =
+        host.microagent(["run", "--memory", "128Mi", &image, "--", "/bin/sh", "-c", "echo out; echo err >&2; exit 5"]);
     assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "out\n");
     assert!(String::from_utf8_lossy(&output.stderr).lines().any(|line| line == "err"));
@@ -206,7 +216,10 @@ fn what_is_wrong_with_one_workspace_is_told_there_and_harms_no_other() {
     let unreachable = "127.0.0.1:1/demo/web:1";
     host.drop_file("no-registry.yaml", &manifest("no-registry", unreachable, json!({})));
     host.drop_file("no-program.yaml", &manifest("no-program", &image, json!({ "command": ["/no/such/program"] })));
-    host.drop_file("no-kernel.yaml", &manifest("no-kernel", &image, json!({ "kernel": { "source": "path", "path": "/no/vmlinux" } })));
+    host.drop_file(
+        "no-kernel.yaml",
+        &manifest("no-kernel", &image, json!({ "kernel": { "source": "path", "path": "/no/vmlinux" } })),
+    );
     host.drop_file("unknown-key.yaml", &manifest("unknown-key", &image, json!({ "imagee": "x" })));
     host.drop_file("network.yaml", &manifest("network", &image, json!({ "network": { "mode": "User" } })));
     host.drop_file("broken.yaml", "apiVersion: microagent.dev/v1alpha1\nkind: [\n");

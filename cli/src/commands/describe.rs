@@ -178,12 +178,33 @@ fn status(page: &mut Page, object: &Object, now: Timestamp) {
     if !status.timings.is_empty() {
         page.section("Timings");
         let mut table = Table::new(&["STAGE", "TIME"]);
-        for (stage, ms) in &status.timings {
+        let mut stages: Vec<_> = status.timings.iter().collect();
+        stages.sort_by_key(|(stage, _)| STAGES.iter().position(|known| known == stage).unwrap_or(STAGES.len()));
+        for (stage, ms) in stages {
             table.row([stage.clone(), human::milliseconds(*ms)]);
         }
         page.text.push_str(&table.render("  "));
     }
 }
+
+/// The stages of a start in their order; others come behind. Those of the machine count from the VMM's start, those of the guest from
+/// its kernel's.
+const STAGES: [&str; 14] = [
+    "image",
+    "rootfs",
+    "kernel",
+    "prepare",
+    "start",
+    "machine.console",
+    "machine.listening",
+    "machine.configured",
+    "guest.init",
+    "guest.listening",
+    "guest.configured",
+    "guest.mounted",
+    "guest.setup",
+    "guest.workload",
+];
 
 fn conditions(page: &mut Page, object: &Object, now: Timestamp) {
     page.section("Conditions");

@@ -148,19 +148,9 @@ fn directory(name: &str, dir: &Path) -> Check {
 
 /// Looks where the controller looks.
 fn guest_init() -> Check {
-    let named = env::var_os("MICROAGENT_GUEST_INIT").filter(|v| !v.is_empty()).map(PathBuf::from);
-    let exe = env::current_exe().ok();
-    let dir = exe.as_deref().and_then(Path::parent).unwrap_or(Path::new("/"));
-    let beside = ["microagent-guest-init", "../libexec/microagent/microagent-guest-init"].map(|place| dir.join(place));
-    let places = named.map_or_else(|| beside.to_vec(), |path| vec![path]);
-    match places.iter().find(|path| path.is_file()) {
-        Some(path) => check("GuestInit", CheckStatus::Ok, path.display().to_string(), None),
-        None => {
-            let places: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
-            let message = format!("it is not at {}", places.join(" nor at "));
-            let help = "build it with guest-init/build.sh, or name it in MICROAGENT_GUEST_INIT";
-            check("GuestInit", CheckStatus::Failed, message, Some(help))
-        }
+    match microagent_controller::find_guest_init() {
+        Ok(path) => check("GuestInit", CheckStatus::Ok, path.display().to_string(), None),
+        Err(fault) => check("GuestInit", CheckStatus::Failed, fault.message, None),
     }
 }
 

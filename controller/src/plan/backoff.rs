@@ -11,7 +11,8 @@ const MAX_MS: u64 = 300_000;
 /// that workspaces that failed together do not come back together. `seed` decides the draw: the same workspace and the
 /// same count give the same wait, which keeps `plan` a function.
 pub(crate) fn next_attempt(now: Timestamp, count: u32, seed: &str) -> Timestamp {
-    let bound = BASE_MS.saturating_mul(1u64.checked_shl(count.saturating_sub(1).min(20)).unwrap_or(u64::MAX)).min(MAX_MS);
+    let bound =
+        BASE_MS.saturating_mul(1u64.checked_shl(count.saturating_sub(1).min(20)).unwrap_or(u64::MAX)).min(MAX_MS);
     let least = BASE_MS / 2;
     let wait = least + draw(seed, count) % (bound - least + 1);
     now.saturating_add(SignedDuration::from_millis(i64::try_from(wait).unwrap_or(i64::MAX))).unwrap_or(Timestamp::MAX)

@@ -111,9 +111,9 @@ fn start(input: &Input<'_>, memory: &mut Memory, spec: &WorkspaceSpec, hash: Str
     // Image and kernel do not depend on each other: both are begun before either is awaited.
     let mut awaited = None;
     let stages: [(Stage, bool, bool, Action); 3] = [
-        (Stage::Image, observed.image.is_ready(), is_running(&observed.image), Action::ResolveImage),
-        (Stage::Kernel, observed.kernel.is_ready(), is_running(&observed.kernel), Action::InstallKernel),
-        (Stage::Rootfs, observed.rootfs.is_ready(), is_running(&observed.rootfs), Action::BuildRootfs),
+        (Stage::Image, observed.image.is_ready(), observed.image.is_under_way(), Action::ResolveImage),
+        (Stage::Kernel, observed.kernel.is_ready(), observed.kernel.is_under_way(), Action::InstallKernel),
+        (Stage::Rootfs, observed.rootfs.is_ready(), observed.rootfs.is_under_way(), Action::BuildRootfs),
     ];
     for (stage, ready, running, action) in stages {
         if ready {
@@ -185,7 +185,8 @@ fn attend(input: &Input<'_>, memory: &mut Memory, machine: &Machine) -> Decision
     if machine.state == MachineState::Halting {
         return awaiting(input, Standing::Halting);
     }
-    let outdated = memory.boot.as_ref().is_none_or(|boot| boot.machine_hash != machine_hash(&input.record.workspace.spec));
+    let outdated =
+        memory.boot.as_ref().is_none_or(|boot| boot.machine_hash != machine_hash(&input.record.workspace.spec));
     let standing = match (machine.guest.workload_started_at, machine.guest.workload_finished_at) {
         (Some(_), None) if outdated => Standing::Outdated,
         (Some(_), None) => Standing::Running,
@@ -200,7 +201,11 @@ fn halt(input: &Input<'_>, memory: &mut Memory, machine: &Machine, standing: Sta
     let grace_seconds = input.record.workspace.spec.lifecycle.termination_grace_period_seconds;
     let boot_id = machine.identity.as_ref().map_or("", |identity| &identity.boot_id);
     if let Some(failure) = memory.failure.as_ref().filter(|f| f.stage == Stage::Halt && f.next_attempt > input.now) {
-        return Decision { next: None, standing: Standing::Retrying(failure.fault.clone()), wake: failure.next_attempt };
+        return Decision {
+            next: None,
+            standing: Standing::Retrying(failure.fault.clone()),
+            wake: failure.next_attempt,
+        };
     }
     match memory.halt.as_ref().filter(|halt| halt.boot_id == boot_id) {
         Some(halt) => {
@@ -239,10 +244,6 @@ fn remove(input: &Input<'_>, memory: &mut Memory, machine: Option<&Machine>, run
 /// Nothing is done to a machine of which nobody knows what it does.
 fn blind(input: &Input<'_>, fault: &Fault) -> Decision {
     Decision { next: None, standing: Standing::Blind(fault.clone()), wake: later(input.now, AWAITING) }
-}
-
-fn is_running<T>(work: &Work<T>) -> bool {
-    matches!(work, Work::Running { .. })
 }
 
 fn awaiting(input: &Input<'_>, standing: Standing) -> Decision {

@@ -40,9 +40,10 @@ pub(super) fn take_note(input: &Input<'_>, memory: &mut Memory) {
 
 /// What the end of this boot means.
 fn count(input: &Input<'_>, memory: &mut Memory, machine: &Machine, hash: String) {
-    let asked = machine.identity.as_ref().is_some_and(|identity| {
-        memory.halt.take_if(|halt| halt.boot_id == identity.boot_id).is_some()
-    });
+    let asked = machine
+        .identity
+        .as_ref()
+        .is_some_and(|identity| memory.halt.take_if(|halt| halt.boot_id == identity.boot_id).is_some());
     let policy = input.record.workspace.spec.run_policy;
     let guest = &machine.guest;
     let finished_at = guest.workload_finished_at.or(machine.finished_at).unwrap_or(input.now);
@@ -55,7 +56,7 @@ fn count(input: &Input<'_>, memory: &mut Memory, machine: &Machine, hash: String
         message: Some(message),
     };
     if let Some(exit) = guest.workload_exit {
-        memory.result = Some(result(Some(exit), describe(exit)));
+        memory.result = Some(result(Some(exit), format!("the workload {}", describe(exit))));
         if asked {
             return;
         }
@@ -90,7 +91,8 @@ fn count(input: &Input<'_>, memory: &mut Memory, machine: &Machine, hash: String
         Fault { code: "MachineLost".to_owned(), message, retryable: true }
     };
     // A workload that was to run once and did start is not run a second time; one that never started is not yet run.
-    let was_the_guests = guest.setup_failure.is_some() || guest.failure.is_some() || guest.workload_started_at.is_some();
+    let was_the_guests =
+        guest.setup_failure.is_some() || guest.failure.is_some() || guest.workload_started_at.is_some();
     if policy == RunPolicy::Once && was_the_guests {
         memory.result = Some(result(None, fault.message.clone()));
         memory.finished = Some(hash);

@@ -36,7 +36,10 @@ pub(super) fn transitions(previous: &WorkspaceStatus, status: &WorkspaceStatus) 
 /// not tell again.
 fn is_news(condition: &Condition) -> bool {
     use Reason::{Halting, NoSetup, NotRunning, Pending, Progressing, Queued, Settled, Terminating, UpToDate, Waiting};
-    let dull = matches!(condition.reason, Pending | Waiting | Progressing | Settled | NotRunning | Queued | UpToDate | NoSetup);
+    let dull = matches!(
+        condition.reason,
+        Pending | Waiting | Progressing | Settled | NotRunning | Queued | UpToDate | NoSetup
+    );
     if dull || condition.status == ConditionStatus::Unknown {
         return false;
     }

@@ -30,9 +30,10 @@ pub(super) fn take_note(input: &Input<'_>, memory: &mut Memory) {
     ];
     for (stage, fault) in failed {
         let Some(fault) = fault else { continue };
-        let known = memory.failure.as_ref().is_some_and(|last| {
-            last.stage == stage && last.generation == input.record.generation && !last.retrying
-        });
+        let known = memory
+            .failure
+            .as_ref()
+            .is_some_and(|last| last.stage == stage && last.generation == input.record.generation && !last.retrying);
         if !known {
             record_failure(input.record, memory, stage, fault.clone(), input.now);
         }

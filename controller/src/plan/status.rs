@@ -32,8 +32,14 @@ pub(super) fn status(input: &Input<'_>, memory: &Memory, decision: &Decision) ->
     let ready = ready(input, memory, decision);
     let told = [
         (ConditionType::ImageResolved, image(input, memory)),
-        (ConditionType::RootfsBuilt, work(input, memory, Stage::Rootfs, &observed.rootfs, |_| "the root disk is made".to_owned())),
-        (ConditionType::KernelInstalled, work(input, memory, Stage::Kernel, &observed.kernel, |k| format!("Linux {}", k.version))),
+        (
+            ConditionType::RootfsBuilt,
+            work(input, memory, Stage::Rootfs, &observed.rootfs, |_| "the root disk is made".to_owned()),
+        ),
+        (
+            ConditionType::KernelInstalled,
+            work(input, memory, Stage::Kernel, &observed.kernel, |k| format!("Linux {}", k.version)),
+        ),
         (ConditionType::MachineStarted, machine_started(input, memory, decision, running)),
         (ConditionType::GuestReady, guest_ready(running)),
         (ConditionType::SetupComplete, setup_complete(input, memory, running)),
@@ -44,10 +50,8 @@ pub(super) fn status(input: &Input<'_>, memory: &Memory, decision: &Decision) ->
         (ConditionType::Ready, ready),
     ];
     let generation = input.record.generation;
-    let conditions: Vec<Condition> = told
-        .into_iter()
-        .map(|(type_, told)| condition(input.previous, type_, told, generation, input.now))
-        .collect();
+    let conditions: Vec<Condition> =
+        told.into_iter().map(|(type_, told)| condition(input.previous, type_, told, generation, input.now)).collect();
     let alive_boot = memory.boot.as_ref().filter(|_| running.is_some());
     WorkspaceStatus {
         phase: Some(phase(decision)),
@@ -63,7 +67,9 @@ pub(super) fn status(input: &Input<'_>, memory: &Memory, decision: &Decision) ->
             Some(kernel) => Some(KernelStatus { version: kernel.version.clone(), digest: kernel.digest.clone() }),
             None => input.previous.kernel.clone(),
         },
-        backend: backend.and_then(|name| serde_json::from_value::<Backend>(name.clone().into()).ok()).or(input.previous.backend),
+        backend: backend
+            .and_then(|name| serde_json::from_value::<Backend>(name.clone().into()).ok())
+            .or(input.previous.backend),
         node_name: None,
         boot_id: alive_boot.map(|boot| boot.id.clone()),
         restarts: (memory.restarts.count > 0).then(|| Restarts {
@@ -125,26 +131,36 @@ fn reason(stage: Stage, fault: &Fault) -> Reason {
 /// A fault as a condition tells it. A code that is not the reason itself stands before the message.
 fn failed(stage: Stage, fault: &Fault) -> Told {
     let reason = reason(stage, fault);
-    let message = if reason.as_str() == fault.code { fault.message.clone() } else { format!("{}: {}", fault.code, fault.message) };
+    let message = if reason.as_str() == fault.code {
+        fault.message.clone()
+    } else {
+        format!("{}: {}", fault.code, fault.message)
+    };
     no(reason, message)
 }
 
 /// A stage whose work runs outside the pass.
 fn work<T>(input: &Input<'_>, memory: &Memory, stage: Stage, work: &Work<T>, tell: impl Fn(&T) -> String) -> Told {
-    let (done, doing) = match stage {
-        Stage::Image => (Reason::ImageResolved, Reason::PullingImage),
-        Stage::Rootfs => (Reason::RootfsBuilt, Reason::BuildingRootfs),
-        _ => (Reason::KernelInstalled, Reason::InstallingKernel),
+    let (done, doing, begins) = match stage {
+        Stage::Image => (Reason::ImageResolved, Reason::PullingImage, "the image is looked for"),
+        Stage::Rootfs => (Reason::RootfsBuilt, Reason::BuildingRootfs, "the root disk is being made"),
+        _ => (Reason::KernelInstalled, Reason::InstallingKernel, "the kernel is looked for"),
     };
     match work {
         Work::Ready(facts) => yes(done, tell(facts)),
+        Work::Queued => no(Reason::Queued, "other pulls, builds and installs come first"),
+        Work::Running { message } if message.is_empty() => no(doing, begins),
         Work::Running { message } => no(doing, message.clone()),
         Work::Failed(fault) => failed(stage, fault),
-        Work::Absent => match memory.failure.as_ref().filter(|f| f.stage == stage && f.generation == input.record.generation) {
-            Some(failure) => failed(stage, &failure.fault),
-            None if stage == Stage::Rootfs && !input.observed.image.is_ready() => unknown(Reason::Waiting, "the image comes first"),
-            None => unknown(Reason::Pending, "nothing was done yet"),
-        },
+        Work::Absent => {
+            match memory.failure.as_ref().filter(|f| f.stage == stage && f.generation == input.record.generation) {
+                Some(failure) => failed(stage, &failure.fault),
+                None if stage == Stage::Rootfs && !input.observed.image.is_ready() => {
+                    unknown(Reason::Waiting, "the image comes first")
+                }
+                None => unknown(Reason::Pending, "nothing was done yet"),
+            }
+        }
     }
 }
 
@@ -159,7 +175,9 @@ fn machine_started(input: &Input<'_>, memory: &Memory, decision: &Decision, runn
             microagent_supervisor_protocol::Accelerator::Tcg => "TCG",
             microagent_supervisor_protocol::Accelerator::Hvf => "HVF",
         });
-        let why = machine.accelerator_reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        // The whole story is in `microagent doctor`.
+        let why = machine.accelerator_reason.as_deref().and_then(|why| why.split(':').next());
+        let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
         return yes(Reason::MachineStarted, format!("the machine runs under {by}{why}"));
     }
     if let Standing::Blind(fault) = &decision.standing {
@@ -167,10 +185,14 @@ fn machine_started(input: &Input<'_>, memory: &Memory, decision: &Decision, runn
     }
     let failure = memory.failure.as_ref().filter(|f| f.generation == input.record.generation);
     match failure {
-        Some(failure) if matches!(failure.stage, Stage::Start | Stage::Guest | Stage::Disks) => failed(failure.stage, &failure.fault),
+        Some(failure) if matches!(failure.stage, Stage::Start | Stage::Guest | Stage::Disks) => {
+            failed(failure.stage, &failure.fault)
+        }
         _ => match &decision.standing {
             Standing::Making(Stage::Start) => no(Reason::StartingMachine, "the machine is being started"),
-            Standing::Making(_) | Standing::Retrying(_) => no(Reason::Waiting, "what the machine is made of comes first"),
+            Standing::Making(_) | Standing::Retrying(_) => {
+                no(Reason::Waiting, "what the machine is made of comes first")
+            }
             Standing::BackingOff => no(Reason::BackingOff, "the machine is started again later"),
             _ => no(Reason::NotRunning, "no machine is to run"),
         },
@@ -211,13 +233,15 @@ fn workload(memory: &Memory, decision: &Decision, running: Option<&Machine>) -> 
         return match (guest.workload_started_at, guest.workload_exit) {
             (Some(_), None) => yes(Reason::Running, "the workload runs"),
             (_, Some(exit)) => no(Reason::NotRunning, format!("the workload {}", end::describe(exit))),
+            (None, None) if !guest.ready => no(Reason::Waiting, "the guest boots"),
             (None, None) => no(Reason::StartingWorkload, "the workload starts when the guest is set up"),
         };
     }
     let last = memory.result.as_ref().and_then(|result| result.message.clone());
-    let last = last.map(|message| format!("the workload {message}"));
     match &decision.standing {
-        Standing::BackingOff => no(Reason::BackingOff, last.unwrap_or_else(|| "the workload is started again later".to_owned())),
+        Standing::BackingOff => {
+            no(Reason::BackingOff, last.unwrap_or_else(|| "the workload is started again later".to_owned()))
+        }
         _ => no(Reason::NotRunning, last.unwrap_or_else(|| "no machine runs".to_owned())),
     }
 }
@@ -255,14 +279,16 @@ fn stalled(input: &Input<'_>, memory: &Memory, decision: &Decision) -> Told {
 
 fn failed_message(input: &Input<'_>) -> String {
     let name = &input.record.key.name;
-    format!("the workload ended badly and is not run again; read `microagent logs {name}`, and change the spec or delete the workspace")
+    format!(
+        "the workload ended badly and is not run again; read `microagent logs {name}`, and change the spec or delete the workspace"
+    )
 }
 
 /// Whether the workspace is in the state that was asked for.
 fn ready(input: &Input<'_>, memory: &Memory, decision: &Decision) -> Told {
     if let (ConditionStatus::True, reason, message) = stalled(input, memory, decision) {
         if decision.standing == Standing::Failed {
-            let message = memory.result.as_ref().and_then(|r| r.message.clone()).map_or(message, |m| format!("the workload {m}"));
+            let message = memory.result.as_ref().and_then(|r| r.message.clone()).unwrap_or(message);
             return no(workload_reason(memory), message);
         }
         return no(reason, message);
@@ -277,11 +303,11 @@ fn ready(input: &Input<'_>, memory: &Memory, decision: &Decision) -> Told {
         Standing::Halting => no(Reason::Halting, "the machine is asked to end"),
         Standing::BackingOff => {
             let last = memory.result.as_ref().and_then(|r| r.message.clone()).unwrap_or_default();
-            no(Reason::BackingOff, format!("the workload {last}; it is started again later"))
+            no(Reason::BackingOff, format!("{last}; it is started again later"))
         }
         Standing::Ending => no(Reason::Halting, "the workload has ended, and the machine powers off"),
         Standing::Starting => no(Reason::StartingWorkload, "the machine is on its way up"),
-        Standing::Making(stage) => no(making(*stage), "on its way"),
+        Standing::Making(stage) => making(input, memory, *stage),
         Standing::Retrying(fault) => {
             let stage = memory.failure.as_ref().map_or(Stage::Start, |failure| failure.stage);
             failed(stage, fault)
@@ -296,13 +322,17 @@ fn workload_reason(memory: &Memory) -> Reason {
     if out_of_memory { Reason::OutOfMemory } else { Reason::WorkloadFailed }
 }
 
-fn making(stage: Stage) -> Reason {
-    match stage {
-        Stage::Image => Reason::PullingImage,
-        Stage::Rootfs => Reason::BuildingRootfs,
-        Stage::Kernel => Reason::InstallingKernel,
-        _ => Reason::StartingMachine,
-    }
+/// The stage that is awaited tells best what is awaited.
+fn making(input: &Input<'_>, memory: &Memory, stage: Stage) -> Told {
+    let observed = input.observed;
+    let (_, reason, message) = match stage {
+        Stage::Image => image(input, memory),
+        Stage::Rootfs => work(input, memory, stage, &observed.rootfs, |_| String::new()),
+        Stage::Kernel => work(input, memory, stage, &observed.kernel, |_| String::new()),
+        Stage::Disks => no(Reason::StartingMachine, "the disks are being made"),
+        _ => no(Reason::StartingMachine, "the machine is being started"),
+    };
+    no(reason, message)
 }
 
 fn reconciling(decision: &Decision, ready: &Told) -> Told {

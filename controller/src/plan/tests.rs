@@ -309,7 +309,9 @@ fn a_running_machine_of_an_older_spec_goes_on_and_says_that_it_must_be_restarted
     life.record.workspace.spec.args = vec!["new".to_owned()];
     life.settle(3);
     assert_eq!(life.boots, 1);
-    assert!(life.is(ConditionType::RestartRequired) && life.is(ConditionType::Running) && !life.is(ConditionType::Ready));
+    assert!(
+        life.is(ConditionType::RestartRequired) && life.is(ConditionType::Running) && !life.is(ConditionType::Ready)
+    );
     assert_eq!((life.status.observed_generation, life.status.running_generation), (Some(2), Some(1)));
     life.end(Some(Exit::code(0)));
     life.settle(1);
@@ -419,8 +421,10 @@ fn a_guest_without_its_program_stalls_with_the_guests_own_reason() {
     life.settle(0);
     life.end(None);
     life.machine().guest.workload_started_at = None;
-    life.machine().guest.failure =
-        Some(microagent_supervisor_protocol::ErrorText { code: "WorkloadNotFound".to_owned(), message: "no /x".to_owned() });
+    life.machine().guest.failure = Some(microagent_supervisor_protocol::ErrorText {
+        code: "WorkloadNotFound".to_owned(),
+        message: "no /x".to_owned(),
+    });
     life.settle(0);
     assert_eq!(life.reason(ConditionType::Stalled), Reason::WorkloadNotFound);
     assert!(life.is(ConditionType::Stalled));

@@ -55,7 +55,8 @@ impl Backends {
                     return Ok(Chosen { name, supervisor, capabilities });
                 }
                 Ok(capabilities) => {
-                    let why = capabilities.accelerator_reason.unwrap_or_else(|| "it can start no machine here".to_owned());
+                    let why =
+                        capabilities.accelerator_reason.unwrap_or_else(|| "it can start no machine here".to_owned());
                     reasons.push(format!("{name}: {why}"));
                 }
                 Err(fault) => reasons.push(format!("{name}: {}", fault.message)),
@@ -63,7 +64,10 @@ impl Backends {
         }
         Err(Fault {
             code: "BackendUnavailable".to_owned(),
-            message: format!("no backend can start a machine on this host; {}; see `microagent doctor`", reasons.join("; ")),
+            message: format!(
+                "no backend can start a machine on this host; {}; see `microagent doctor`",
+                reasons.join("; ")
+            ),
             retryable: false,
         })
     }

@@ -22,10 +22,8 @@ pub(super) fn create(path: &Path, size: u64, label: &str, identity: &str) -> Res
     let io = |what, e: std::io::Error| fail(what, &e, e.kind() == std::io::ErrorKind::StorageFull);
     let dir = path.parent().unwrap_or(Path::new("/"));
     durable::private_dir(dir).map_err(|e| fail("make the directory of", &e, false))?;
-    let temporary = tempfile::Builder::new()
-        .prefix(durable::TEMPORARY_PREFIX)
-        .tempfile_in(dir)
-        .map_err(|e| io("create", e))?;
+    let temporary =
+        tempfile::Builder::new().prefix(durable::TEMPORARY_PREFIX).tempfile_in(dir).map_err(|e| io("create", e))?;
     let digest = microagent_base::Digest::of(identity.as_bytes());
     let mut first = [0; 16];
     first.copy_from_slice(&digest.bytes()[..16]);

@@ -118,9 +118,15 @@ impl Host {
                 let took = job.ready().map(|done| done.took);
                 match self.kernels.check(&kernel).and_then(|found| found.require(&kernel, Need::REQUIRED)) {
                     Ok(()) => Work::Ready((kernel, took)),
-                    Err(_) if matches!(job, Work::Running { .. }) => job.map(|done| (done.value, None)),
+                    Err(_) if job.is_under_way() => job.map(|done| (done.value, None)),
                     // Installing again mends what can be mended, and says what cannot.
-                    Err(e) => if let Work::Failed(fault) = job { Work::Failed(fault) } else { Work::Failed(kernel_fault(&e)) },
+                    Err(e) => {
+                        if let Work::Failed(fault) = job {
+                            Work::Failed(fault)
+                        } else {
+                            Work::Failed(kernel_fault(&e))
+                        }
+                    }
                 }
             }
             Ok(None) => match job {
@@ -190,15 +196,19 @@ impl Host {
             None => Work::Absent,
         };
         let machine_paths = self.paths.machine(&record.uid);
-        let complete = image.ready().is_some_and(|(image, _)| {
-            self.disk_files(record, &image.digest).iter().all(|disk| disk.path.exists())
-        });
+        let complete = image
+            .ready()
+            .is_some_and(|(image, _)| self.disk_files(record, &image.digest).iter().all(|disk| disk.path.exists()));
         let ms = |took: Option<Duration>| took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         let reference = record.workspace.spec.image.clone();
         Observed {
             disks: Disks { complete, any: machine_paths.dir().exists() },
             machine: self.machine(record),
-            image: image.map(|(image, took)| ImageFacts { reference, digest: image.digest.to_string(), took_ms: ms(took) }),
+            image: image.map(|(image, took)| ImageFacts {
+                reference,
+                digest: image.digest.to_string(),
+                took_ms: ms(took),
+            }),
             rootfs: rootfs.map(|(_, took)| RootfsFacts { took_ms: ms(took) }),
             kernel: self.kernel(record).map(|(kernel, took)| KernelFacts {
                 version: kernel.version.clone(),
@@ -224,7 +234,8 @@ impl Host {
         let spec = &record.workspace.spec;
         let (image, baseline) = self.made(record)?;
         let Work::Ready((kernel, _)) = self.kernel(record) else { return Err(vanished("kernel")) };
-        let initramfs = self.kernels.initramfs(&kernel, &self.guest_init, needs(&kernel)).map_err(|e| kernel_fault(&e))?;
+        let initramfs =
+            self.kernels.initramfs(&kernel, &self.guest_init, needs(&kernel)).map_err(|e| kernel_fault(&e))?;
         let chosen = self.backends.choose(spec.backend)?;
         let mut disks = vec![supervisor::Disk { id: "baseline".to_owned(), path: baseline.path, read_only: true }];
         disks.extend(self.disk_files(record, &image.digest).into_iter().map(|disk| supervisor::Disk {
@@ -271,7 +282,9 @@ impl Host {
         let Work::Ready((image, _)) = self.image(record) else { return Err(vanished("image")) };
         for disk in self.disk_files(record, &image.digest) {
             match disk.size {
-                Some(size) => disks::create(&disk.path, size, &disk.name, &format!("{}/{}", record.uid, disk.path.display()))?,
+                Some(size) => {
+                    disks::create(&disk.path, size, &disk.name, &format!("{}/{}", record.uid, disk.path.display()))?
+                }
                 None if disk.path.exists() => {}
                 None => {
                     return Err(Fault {
@@ -366,7 +379,8 @@ impl Host {
         let (store, guest_init) = (self.kernels.clone(), self.guest_init.clone());
         self.installs.begin(&install_name(&record.workspace.spec), &record.key, move |progress: Arc<dyn Progress>| {
             blocking(move || {
-                let kernel = store.install(&source, version.as_deref(), progress.as_ref()).map_err(|e| kernel_fault(&e))?;
+                let kernel =
+                    store.install(&source, version.as_deref(), progress.as_ref()).map_err(|e| kernel_fault(&e))?;
                 // Made now, so that no start waits for it.
                 store.initramfs(&kernel, &guest_init, needs(&kernel)).map_err(|e| kernel_fault(&e))?;
                 Ok(kernel)
@@ -435,10 +449,9 @@ fn install_name(spec: &WorkspaceSpec) -> String {
 fn kernel_source(spec: &WorkspaceSpec) -> (KernelSource, Option<String>) {
     let kernel = &spec.kernel;
     let source = match (kernel.source, &kernel.path) {
-        (SpecKernelSource::Path, Some(path)) => KernelSource::Path {
-            kernel: PathBuf::from(path),
-            modules: kernel.modules.as_ref().map(PathBuf::from),
-        },
+        (SpecKernelSource::Path, Some(path)) => {
+            KernelSource::Path { kernel: PathBuf::from(path), modules: kernel.modules.as_ref().map(PathBuf::from) }
+        }
         (SpecKernelSource::Package, _) => KernelSource::Package { name: None, version: None },
         // `url` and `oci` are refused when the manifest is read.
         _ => KernelSource::Default,
@@ -449,7 +462,8 @@ fn kernel_source(spec: &WorkspaceSpec) -> (KernelSource, Option<String>) {
 /// The form of the kernel that the backend boots fastest, where the kernel has it.
 fn bootable(kernel: &Kernel, chosen: &Chosen, args: &[String]) -> supervisor::Kernel {
     use supervisor::KernelFormat;
-    let elf = kernel.vmlinux.as_ref().filter(|_| kernel.pvh && chosen.capabilities.kernel_format == Some(KernelFormat::Elf));
+    let elf =
+        kernel.vmlinux.as_ref().filter(|_| kernel.pvh && chosen.capabilities.kernel_format == Some(KernelFormat::Elf));
     let (path, format) = match elf {
         Some(vmlinux) => (vmlinux.clone(), KernelFormat::Elf),
         None if cfg!(target_arch = "aarch64") => (kernel.image.clone(), KernelFormat::Image),

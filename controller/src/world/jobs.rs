@@ -55,7 +55,7 @@ impl<T: Clone + Send + 'static> Jobs<T> {
     pub(super) fn look(&self, name: &str, key: &Key) -> Work<Done<T>> {
         match self.lock().get(name).filter(|job| job.wanted_by.contains(key)).map(|job| &job.state) {
             None => Work::Absent,
-            Some(State::Running(watched)) => Work::Running { message: watched.message() },
+            Some(State::Running(watched)) => watched.look(),
             Some(State::Ended(Ok(done))) => Work::Ready(done.clone()),
             Some(State::Ended(Err(fault))) => Work::Failed(fault.clone()),
         }
@@ -77,9 +77,16 @@ impl<T: Clone + Send + 'static> Jobs<T> {
         jobs.insert(name.to_owned(), job);
         drop(jobs);
         let (inner, slots, wake, name) = (self.inner.clone(), self.slots.clone(), self.wake.clone(), name.to_owned());
+        // Taken here where one is free, so that work that need not wait is never seen waiting.
+        let free = slots.clone().try_acquire_owned().ok();
+        watched.begun.store(free.is_some(), Ordering::Relaxed);
         tokio::spawn(async move {
-            let _slot = slots.acquire_owned().await;
+            let _slot = match free {
+                Some(slot) => Some(slot),
+                None => slots.acquire_owned().await.ok(),
+            };
             let started = Instant::now();
+            watched.begun.store(true, Ordering::Relaxed);
             let outcome = if watched.cancelled() { Err(cancelled()) } else { work(watched).await };
             let outcome = outcome.map(|value| Done { value, took: started.elapsed() });
             let mut jobs = inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -144,21 +151,29 @@ struct Watched {
     name: Name,
     waiting: std::sync::Weak<dyn Waiting>,
     wake: mpsc::UnboundedSender<Key>,
+    begun: AtomicBool,
     cancel: AtomicBool,
     last: Mutex<(Option<Step>, Option<Instant>)>,
 }
 
 impl Watched {
     fn new(name: Name, waiting: std::sync::Weak<dyn Waiting>, wake: mpsc::UnboundedSender<Key>) -> Self {
-        Self { name, waiting, wake, cancel: AtomicBool::new(false), last: Mutex::default() }
+        Self {
+            name,
+            waiting,
+            wake,
+            begun: AtomicBool::new(false),
+            cancel: AtomicBool::new(false),
+            last: Mutex::default(),
+        }
     }
 
-    fn message(&self) -> String {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match &last.0 {
-            None => "waiting for a free slot".to_owned(),
-            Some(step) => describe(step),
+    fn look<T>(&self) -> Work<T> {
+        if !self.begun.load(Ordering::Relaxed) {
+            return Work::Queued;
         }
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        Work::Running { message: last.0.as_ref().map(describe).unwrap_or_default() }
     }
 }
 

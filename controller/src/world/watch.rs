@@ -19,7 +19,9 @@ impl Watch {
         #[cfg(target_os = "linux")]
         return Self {
             linux: linux::Watch::new(wake)
-                .inspect_err(|e| tracing::warn!("machines are looked at by the clock alone: inotify cannot be used: {e}"))
+                .inspect_err(|e| {
+                    tracing::warn!("machines are looked at by the clock alone: inotify cannot be used: {e}")
+                })
                 .ok(),
         };
         #[cfg(not(target_os = "linux"))]
@@ -57,7 +59,10 @@ mod linux {
     impl Watch {
         pub(super) fn new(wake: mpsc::UnboundedSender<Key>) -> io::Result<Self> {
             let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-            #[expect(deprecated, reason = "its successor is unsafe for types that may close early; an OwnedFd does not")]
+            #[expect(
+                deprecated,
+                reason = "its successor is unsafe for types that may close early; an OwnedFd does not"
+            )]
             let fd = Arc::new(AsyncFd::new(fd)?);
             let keys = Arc::new(Mutex::new(HashMap::new()));
             tokio::spawn(forward(fd.clone(), keys.clone(), wake));

@@ -88,6 +88,11 @@ fn listen_with(reader: &mut impl io::Read, log: &mut CriLog, tell: &impl Fn(Word
             Kind::Stdin => return Err("the guest sent a frame of standard input".to_owned()),
             Kind::Message => {
                 let event: Event = frame.message().map_err(|e| format!("the guest told what is no event: {e}"))?;
+                match event {
+                    Event::SetupStarted { .. } => log.set_setup(true, Timestamp::now()),
+                    Event::SetupFinished { .. } => log.set_setup(false, Timestamp::now()),
+                    _ => {}
+                }
                 let last = matches!(event, Event::WorkloadExited { .. } | Event::Failed { .. });
                 if last {
                     // Whoever reads of the end must find all of the output.

@@ -69,15 +69,17 @@ pub(crate) enum Stream {
 }
 
 /// Output in the CRI log format: `<RFC 3339 time> <stdout|stderr> <P|F> <text>` (Kubernetes, "CRI container log format").
-/// `P` says that the line goes on in the next entry of its stream; a last line without a line feed stays `P`.
+/// `P` says that the line goes on in the next entry of its stream; a last line without a line feed stays `P`. Behind it, as the
+/// format allows, stands the tag `setup` for what setup commands say: `F:setup`.
 pub(crate) struct CriLog {
     log: RotatingLog,
     partial: [Vec<u8>; 2],
+    setup: bool,
 }
 
 impl CriLog {
     pub(crate) fn open(path: &Path, limit: u64) -> Self {
-        Self { log: RotatingLog::open(path, limit), partial: [Vec::new(), Vec::new()] }
+        Self { log: RotatingLog::open(path, limit), partial: [Vec::new(), Vec::new()], setup: false }
     }
 
     pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8], now: Timestamp) {
@@ -98,6 +100,12 @@ impl CriLog {
         }
     }
 
+    /// What comes from now on is of setup commands, or no longer.
+    pub(crate) fn set_setup(&mut self, setup: bool, now: Timestamp) {
+        self.flush(now);
+        self.setup = setup;
+    }
+
     /// Writes what has no line feed yet.
     pub(crate) fn flush(&mut self, now: Timestamp) {
         for stream in [Stream::Stdout, Stream::Stderr] {
@@ -109,9 +117,10 @@ impl CriLog {
 
     fn entry(&mut self, stream: Stream, tag: char, now: Timestamp) {
         let name = if stream == Stream::Stdout { "stdout" } else { "stderr" };
+        let setup = if self.setup { ":setup" } else { "" };
         let mut line = Vec::with_capacity(64);
         // Nine digits always, so that times sort as text.
-        let _ = write!(line, "{now:.9} {name} {tag} ");
+        let _ = write!(line, "{now:.9} {name} {tag}{setup} ");
         line.append(&mut self.partial[stream as usize]);
         line.push(b'\n');
         self.log.write(&line);
@@ -160,6 +169,19 @@ mod tests {
         let path = dir.path().join("w.log");
         write(&mut CriLog::open(&path, limit));
         fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn what_setup_says_is_tagged_and_never_joined_with_what_the_workload_says() {
+        let at = Timestamp::UNIX_EPOCH;
+        let text = cri(1 << 20, |log| {
+            log.set_setup(true, at);
+            log.write(Stream::Stdout, b"one\nhalf", at);
+            log.set_setup(false, at);
+            log.write(Stream::Stdout, b"two\n", at);
+        });
+        let at = format!("{at:.9}");
+        assert_eq!(text, format!("{at} stdout F:setup one\n{at} stdout P:setup half\n{at} stdout F two\n"));
     }
 
     #[test]
