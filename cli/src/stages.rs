@@ -29,7 +29,7 @@ const WAY_UP: [ConditionType; 7] = [
 
 /// The conditions whose status or reason is another one than before. A condition that is new counts once it holds: that
 /// something has not happened yet is no news.
-pub(crate) fn transitions<'a>(before: &WorkspaceStatus, now: &'a WorkspaceStatus) -> Vec<&'a Condition> {
+fn transitions<'a>(before: &WorkspaceStatus, now: &'a WorkspaceStatus) -> Vec<&'a Condition> {
     let news = |c: &&Condition| match before.conditions.iter().find(|old| old.type_ == c.type_) {
         Some(old) => old.status != c.status || old.reason != c.reason,
         None => c.is_true(),
@@ -46,9 +46,9 @@ fn milestones<'a>(before: &WorkspaceStatus, now: &'a WorkspaceStatus) -> Vec<&'a
     done
 }
 
-/// One transition as a line.
+/// A condition as a line: what holds by its type, what does not by the reason why.
 pub(crate) fn line(condition: &Condition) -> String {
-    let head = format!("{}={} {}", condition.type_, condition.status.as_str(), condition.reason);
+    let head = if condition.is_true() { condition.type_.to_string() } else { condition.reason.to_string() };
     match human::one_line(&condition.message) {
         message if message.is_empty() => head,
         message => format!("{head}: {message}"),

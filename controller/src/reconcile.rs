@@ -6,13 +6,14 @@ use std::{
 };
 
 use jiff::Timestamp;
+use microagent_crds::Reason;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::{
     Key, Record,
     desired::Desired,
-    journal::{self, Journal},
+    journal::{self, EventType, Journal},
     memory::{Memory, Stage},
     plan::{self, Action, Event, Input},
     queue::{Lease, Queue},
@@ -80,6 +81,8 @@ impl<W: World, S: Sink> Reconciler<W, S> {
         } else if action == Action::Forget {
             self.sink.retract(key)?;
             let reborn = self.desired().forget(key, now)?;
+            let message = "the machine, its disks and its state are removed".to_owned();
+            self.tell(&record, &[Event { type_: EventType::Normal, reason: Reason::Deleted, message }], now);
             return Ok(reborn.then(Instant::now));
         }
         Ok(Some(Instant::now()))
@@ -121,10 +124,10 @@ impl<W: World, S: Sink> Reconciler<W, S> {
                 message: event.message.clone(),
             };
             match event.type_ {
-                journal::EventType::Normal => {
+                EventType::Normal => {
                     tracing::info!(workspace = %record.key, reason = %event.reason, "{}", event.message)
                 }
-                journal::EventType::Warning => {
+                EventType::Warning => {
                     tracing::warn!(workspace = %record.key, reason = %event.reason, "{}", event.message)
                 }
             }

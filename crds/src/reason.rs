@@ -99,6 +99,8 @@ reasons! {
     NotRunning,
     /// The workspace is being deleted.
     Terminating,
+    /// Nothing of the workspace is left on the host.
+    Deleted,
     /// The running machine was made from an older spec; it takes the new one at its next start.
     SpecChanged,
     /// The running machine was made from the present spec.

@@ -333,7 +333,7 @@ pub fn test_cache() -> PathBuf {
 #[must_use]
 pub fn busybox_image() -> ImageFixture {
     let path = program("busybox").expect("busybox is installed");
-    let mut layer = LayerBuilder::new().dir("bin", 0o755).dir("etc", 0o755).dir("tmp", 0o1777).dir("root", 0o700);
+    let mut layer = LayerBuilder::new().dir("bin", 0o755).dir("etc", 0o755).dir("tmp", 0o1777).dir("root", 0o700).dir("var", 0o755);
     layer = layer.file("bin/busybox", 0o755, &fs::read(path).unwrap());
     for name in [
         "sh", "cat", "echo", "id", "ls", "mount", "pwd", "sleep", "touch", "true", "false", "env", "kill", "test",

@@ -93,15 +93,20 @@ fn one(format: Format, event: &Event) -> Result<String> {
         Format::Json => serde_json::to_string(event)? + "\n",
         Format::Yaml => format!("---\n{}", microagent_crds::yaml::to_string(&serde_json::to_value(event)?)?),
         Format::Name => format!("workspace/{}\n", event.key.name),
-        Format::Table | Format::Wide => format!(
-            "{:.0}  {:7}  {}  {}: {}\n",
-            event.time,
-            type_name(event.type_),
-            event.key,
-            event.reason,
-            human::one_line(&event.message),
-        ),
+        Format::Table | Format::Wide => line(event),
     })
+}
+
+/// An event as a line for people.
+pub(crate) fn line(event: &Event) -> String {
+    format!(
+        "{:.0}  {:7}  {}  {}: {}\n",
+        event.time,
+        type_name(event.type_),
+        event.key,
+        event.reason,
+        human::one_line(&event.message),
+    )
 }
 
 fn type_name(kind: EventType) -> &'static str {

@@ -115,7 +115,14 @@ impl View {
         if let Some(text) = output::structured(self.format, &value)? {
             return Ok(text);
         }
-        objects.iter().map(|object| self.one(object)).collect()
+        if self.table.is_some() || !matches!(self.format, Format::Table | Format::Wide) || objects.is_empty() {
+            return objects.iter().map(|object| self.one(object)).collect();
+        }
+        // All rows decide how wide the columns are, so all come before the first is shown.
+        let (wide, now) = (self.format == Format::Wide, Timestamp::now());
+        let table = self.table.insert(Table::new(&header(self.namespaces, wide)));
+        objects.iter().for_each(|object| table.row(row(object, self.namespaces, wide, now)));
+        Ok(table.render(""))
     }
 
     /// One object: rows after the first come without a header.

@@ -46,7 +46,7 @@ pub(crate) fn main(cli: Cli) -> u8 {
 async fn dispatch(cli: Cli) -> Result<u8> {
     let context = Context::new(cli.global)?;
     // The one that stays up tells of troubles that the conditions of workspaces do not show.
-    output::log(usize::from(matches!(cli.command, Command::Up(_))), context.verbose);
+    output::log(context.verbose);
     match cli.command {
         Command::Up(args) => up::run(&context, args).await,
         Command::Run(args) => run::run(&context, *args).await,

@@ -1,17 +1,15 @@
 //! `microagent up`
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
-use jiff::Timestamp;
-use microagent_controller::{ControllerError, Key, Options, Paths};
-use microagent_crds::WorkspaceStatus;
+use microagent_controller::{ControllerError, Options, Paths, journal::Follower};
 use tokio_util::sync::CancellationToken;
 
-use super::Interrupt;
+use super::{Interrupt, events};
 use crate::{
     context::Context,
     failure::{Failure, Result},
-    objects, output, stages,
+    output,
     watch::Watch,
 };
 
@@ -34,6 +32,8 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
     }
     context.paths.create()?;
     let mut interrupt = Interrupt::listen()?;
+    // What an earlier controller has told is no news.
+    let follower = Follower::from_end(&context.paths.journal())?;
     let shutdown = CancellationToken::new();
     let options = Options { folders: folders.clone(), ..Options::new(context.paths.clone()) };
     let controller = microagent_controller::run(options, shutdown.clone());
@@ -41,7 +41,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
     announce(&folders, &context.paths);
     let ended = tokio::select! {
         ended = &mut controller => ended,
-        failure = tell(&context.paths) => return Err(failure),
+        failure = tell(&context.paths, follower) => return Err(failure),
         _ = interrupt.next() => {
             shutdown.cancel();
             let ended = controller.await;
@@ -88,48 +88,17 @@ fn announce(folders: &[PathBuf], paths: &Paths) {
     output::note(&format!("state in {}; Ctrl-C ends", paths.state.display()));
 }
 
-/// Tells each transition of each workspace's conditions as one line of standard output. Ends only by failing.
-async fn tell(paths: &Paths) -> Failure {
+/// Prints each event as a line of standard output. Ends only by failing.
+async fn tell(paths: &Paths, mut follower: Follower) -> Failure {
     let mut watch = Watch::new();
-    let mut known: BTreeMap<Key, WorkspaceStatus> = BTreeMap::new();
-    let mut first = true;
+    watch.dir(&paths.state);
     loop {
-        watch.dir(&paths.status());
-        for namespace in objects::names(&paths.status()).unwrap_or_default() {
-            watch.dir(&paths.status().join(namespace));
-        }
-        // A file that cannot be read now is read at the next look.
-        let objects = objects::list(paths, None, drop).unwrap_or_default();
-        let mut lines = String::new();
-        for object in objects.iter().filter(|o| o.workspace.status.is_some()) {
-            let now = object.status();
-            let before = known.get(&object.key);
-            // What an earlier controller has told is no news.
-            if !first {
-                let none = WorkspaceStatus::default();
-                for condition in stages::transitions(before.unwrap_or(&none), &now) {
-                    lines.push_str(&line(&object.key.to_string(), &stages::line(condition)));
-                }
-            }
-            known.insert(object.key.clone(), now);
-        }
-        known.retain(|key, _| {
-            let there = objects.iter().any(|o| o.key == *key);
-            if !there {
-                lines.push_str(&line(&key.to_string(), "deleted"));
-            }
-            there
-        });
-        first = false;
-        if let Err(failure) = output::print(&lines) {
+        let lines = follower.poll().map(|new| new.iter().map(events::line).collect::<String>());
+        if let Err(failure) = lines.map_err(Failure::from).and_then(|lines| output::print(&lines)) {
             return failure;
         }
         watch.changed().await;
     }
-}
-
-fn line(key: &str, text: &str) -> String {
-    format!("{:.3} {key} {text}\n", Timestamp::now())
 }
 
 #[cfg(test)]

@@ -69,10 +69,10 @@ pub(crate) fn warn(text: &str) {
     note(&format!("{on}warning{off}: {text}"));
 }
 
-/// What the libraries log goes to standard error: from `quietest` on, more with each `-v`, or as `MICROAGENT_LOG` says.
-pub(crate) fn log(quietest: usize, verbose: u8) {
+/// What the libraries log goes to standard error: errors, more with each `-v`, or as `MICROAGENT_LOG` says.
+pub(crate) fn log(verbose: u8) {
     const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
-    let level = LEVELS[(quietest + usize::from(verbose)).min(LEVELS.len() - 1)];
+    let level = LEVELS[usize::from(verbose).min(LEVELS.len() - 1)];
     let filter = EnvFilter::try_from_env("MICROAGENT_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     // The crate is built without colours, and asking for them would be an error.

@@ -35,4 +35,5 @@ pub use image::{Image, ImageConfig, LayerDescriptor};
 pub use platform::{Platform, host_platform};
 pub use pull::{PullOptions, PullPolicy};
 pub use reference::ImageReference;
+pub use registry::RegistryReference;
 pub use store::{Removed, Store, StoredImage};

@@ -4,7 +4,6 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use microagent_base::{Digest, Progress};
-use oci_spec::distribution::Reference;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -14,7 +13,7 @@ use crate::{
     import,
     lock::{self, InUse},
     meter::Meter,
-    registry::Registry,
+    registry::{Registry, RegistryReference},
     resolve::{self, Resolved},
     wire::{self, Descriptor, Document},
 };
@@ -112,7 +111,7 @@ impl Store {
 
     async fn fetch(
         &self,
-        reference: &Reference,
+        reference: &RegistryReference,
         name: &str,
         platform: &Platform,
         options: &PullOptions,
@@ -174,8 +173,8 @@ struct Remote<'a> {
 
 impl Remote<'_> {
     /// The manifest of the platform: its descriptor, its bytes, and what they say.
-    async fn manifest(&self, reference: &Reference) -> Result<(Descriptor, Vec<u8>, Document)> {
-        let pinned: Option<Digest> = reference.digest().and_then(|d| d.parse().ok());
+    async fn manifest(&self, reference: &RegistryReference) -> Result<(Descriptor, Vec<u8>, Document)> {
+        let pinned = reference.digest();
         let version = match (&pinned, reference.tag()) {
             (Some(digest), _) => digest.to_string(),
             (None, tag) => tag.unwrap_or("latest").to_owned(),

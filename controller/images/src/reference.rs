@@ -3,9 +3,8 @@
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use microagent_base::Digest;
-use oci_spec::distribution::Reference;
 
-use crate::{Error, Result};
+use crate::{Error, Result, registry::RegistryReference};
 
 /// The longest reference that is read, in bytes: a registry, a repository of 255, a tag of 128 and a digest, or a
 /// path of the usual length, fit.
@@ -16,7 +15,7 @@ const MAX_LEN: usize = 4096;
 pub enum ImageReference {
     /// An image in a registry. Short names mean what they mean to Docker: `alpine` is
     /// `docker.io/library/alpine:latest`.
-    Registry(Reference),
+    Registry(RegistryReference),
     /// A directory in the form of the OCI image layout (`image-layout.md`).
     OciLayout {
         /// The directory.
@@ -38,8 +37,7 @@ impl ImageReference {
     #[must_use]
     pub fn digest(&self) -> Option<Digest> {
         match self {
-            // Parsing has refused every digest that this cannot read.
-            Self::Registry(reference) => reference.digest().and_then(|d| d.parse().ok()),
+            Self::Registry(reference) => reference.digest(),
             _ => None,
         }
     }
@@ -112,30 +110,8 @@ impl FromStr for ImageReference {
         if let Some((scheme, _)) = text.split_once("://") {
             return Err(invalid(&format!("leave out {scheme}://")));
         }
-        let reference = match text.strip_prefix('[') {
-            Some(rest) => ipv6(rest).ok_or_else(|| invalid("write an IPv6 registry like [::1]:5000/image:tag"))?,
-            None => Reference::try_from(text).map_err(|e| invalid(&e.to_string()))?,
-        };
-        if let Some(digest) = reference.digest() {
-            digest.parse::<Digest>().map_err(|e| invalid(&e.to_string()))?;
-        }
-        Ok(Self::Registry(reference))
+        text.parse().map(Self::Registry).map_err(|why: String| invalid(&why))
     }
-}
-
-/// A reference whose registry is an IPv6 address, which the grammar of references forgot: what stands behind `[`.
-fn ipv6(rest: &str) -> Option<Reference> {
-    let (address, rest) = rest.split_once(']')?;
-    let address: std::net::Ipv6Addr = address.parse().ok()?;
-    let (port, path) = rest.split_once('/')?;
-    let port_is_good = port.is_empty() || port.strip_prefix(':')?.parse::<u16>().is_ok();
-    let parsed = Reference::try_from(format!("registry.invalid/{path}")).ok().filter(|_| port_is_good)?;
-    let (registry, repository) = (format!("[{address}]{port}"), parsed.repository().to_owned());
-    Some(match (parsed.tag().map(str::to_owned), parsed.digest().map(str::to_owned)) {
-        (Some(tag), Some(digest)) => Reference::with_tag_and_digest(registry, repository, tag, digest),
-        (None, Some(digest)) => Reference::with_digest(registry, repository, digest),
-        (tag, None) => Reference::with_tag(registry, repository, tag.unwrap_or_else(|| "latest".to_owned())),
-    })
 }
 
 /// What stands behind the last colon is a tag unless it has a slash: then the colon is part of the path.
@@ -190,16 +166,17 @@ mod tests {
     fn what_names_no_image_is_refused_with_what_to_write() {
         for (text, hint) in [
             ("", "white space"),
-            ("Alpine", "invalid reference format"),
+            ("Alpine", "lower-case"),
             ("a b", "white space"),
             ("docker://alpine", "leave out docker://"),
             ("docker-archive:/x.tar", "not supported yet"),
             ("oci-layout:", "oci-layout:DIRECTORY"),
             ("oci-archive:/x:", "oci-archive:FILE"),
-            ("../../etc", "invalid reference format"),
-            ("[::1/x", "IPv6"),
-            ("[::1]:99999/x", "IPv6"),
-            ("x@sha512:0123456789abcdef0123456789abcdef", "length"),
+            ("../../etc", "no registry"),
+            ("[::1/x", "[::1]:5000"),
+            ("[::1]:99999/x", "[::1]:5000"),
+            ("x@sha512:0123456789abcdef0123456789abcdef", "only SHA-256"),
+            ("x@sha256:0123", "64 lower-case"),
         ] {
             let error = text.parse::<ImageReference>().unwrap_err();
             assert_eq!(error.category(), "InvalidReference");

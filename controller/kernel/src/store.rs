@@ -27,7 +27,7 @@ use crate::{
     kernel::{Content, Kernel, RECORD, Record},
     need::Need,
     source::KernelSource,
-    verify::{Corruption, Stamp, Verification, difference, revision},
+    verify::{Corruption, Presence, Stamp, Verification, difference, revision},
     version,
 };
 
@@ -117,15 +117,18 @@ impl KernelStore {
 
     /// What an earlier installation from `source` gave, the newest when there were several; no network is used.
     /// `version` is a release or package version, whole or up to a separator (`6.1`). For [`KernelSource::Default`] it is
-    /// the newest kernel whose files are as installed. A file of [`KernelSource::Path`] that was replaced since counts
-    /// as not installed.
+    /// the newest kernel whose files are as installed and that is known to have every driver a workspace needs, those of
+    /// packages before others: the kernel that one workspace names by its path must not become that of all. A file of
+    /// [`KernelSource::Path`] that was replaced since counts as not installed.
     ///
     /// # Errors
     /// The store cannot be read.
     pub fn find(&self, source: &KernelSource, version: Option<&str>) -> Result<Option<Kernel>> {
         let fits = |kernel: &Kernel| kernel.arch == self.arch && version.is_none_or(|pin| kernel.matches_version(pin));
         if *source == KernelSource::Default {
-            for kernel in self.list()?.into_iter().filter(fits) {
+            let mut kernels: Vec<Kernel> = self.list()?.into_iter().filter(fits).filter(is_known_good).collect();
+            kernels.sort_by_key(|kernel| kernel.packages.is_empty());
+            for kernel in kernels {
                 if self.check(&kernel)?.corrupted.is_empty() {
                     return Ok(Some(kernel));
                 }
@@ -272,6 +275,13 @@ impl KernelStore {
         // A map that another thread left in a panic is still a map of facts.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether every driver that a workspace needs is known to be there: of a kernel that only booting tells about, nobody but who
+/// named it makes use.
+fn is_known_good(kernel: &Kernel) -> bool {
+    let known = |need: &Need| matches!(kernel.presence(*need), Presence::BuiltIn | Presence::Module);
+    Need::REQUIRED.iter().all(known) && [Need::VirtioMmio, Need::VirtioPci].iter().any(known)
 }
 
 fn source_prefix(source: &KernelSource) -> String {

@@ -59,6 +59,8 @@ pub enum ErrorCode {
     GuestTimeout,
     /// The guest's kernel panicked.
     GuestPanic,
+    /// Guest-init gave up before the host could speak to it; its words are in the message.
+    GuestFailed,
     /// The guest answered what the protocol does not allow.
     GuestProtocol,
     /// The shim ended without a record; the machine was ended with it.
@@ -69,7 +71,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every cause, in the order of the catalogue.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::InvalidRequest,
         Self::UnsupportedProtocol,
         Self::UnsupportedVerb,
@@ -87,6 +89,7 @@ impl ErrorCode {
         Self::VmmFailed,
         Self::GuestTimeout,
         Self::GuestPanic,
+        Self::GuestFailed,
         Self::GuestProtocol,
         Self::ShimLost,
         Self::Host,
@@ -113,6 +116,7 @@ impl ErrorCode {
             Self::VmmFailed => "VmmFailed",
             Self::GuestTimeout => "GuestTimeout",
             Self::GuestPanic => "GuestPanic",
+            Self::GuestFailed => "GuestFailed",
             Self::GuestProtocol => "GuestProtocol",
             Self::ShimLost => "ShimLost",
             Self::Host => "Host",
@@ -159,6 +163,7 @@ impl ErrorCode {
             Self::VmmFailed => "Read the end of the VMM's own words in the details, and the console log",
             Self::GuestTimeout => "Read the console log; a busy host may need a longer boot timeout",
             Self::GuestPanic => "Read the end of the console log",
+            Self::GuestFailed => "Do what its words say; the console log has what came before them",
             Self::GuestProtocol => "Install a guest-init and a supervisor of the same release",
             Self::ShimLost => "Nothing; the machine is started again when its workspace wants it",
             Self::Host => "Read the message: it is the operating system's",

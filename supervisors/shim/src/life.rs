@@ -10,6 +10,9 @@ const MAX_MESSAGE: usize = 4096;
 /// The longest code of the guest that is kept, in characters.
 const MAX_CODE: usize = 64;
 
+/// How guest-init's own lines on the console begin.
+const GUEST_INIT: &str = "microagent: ";
+
 /// How far the guest has come. The order of the variants is that of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
@@ -178,6 +181,14 @@ impl Life {
         if let Some(line) = self.panic.take() {
             return self.fail(ErrorCode::GuestPanic, format!("the guest's kernel panicked: {line}"), &end.console);
         }
+        if !self.is_configured() && end.success {
+            return match guest_init_words(&end.console) {
+                Some(words) => self.fail(ErrorCode::GuestFailed, format!("guest-init gave up: {words}"), &end.console),
+                None => {
+                    self.fail(ErrorCode::VmmFailed, "the machine powered off before its guest was ready", &end.console)
+                }
+            };
+        }
         if self.is_configured() && end.success {
             let message = "the guest powered off and did not tell how its workload ended";
             self.fail(ErrorCode::GuestProtocol, message, &end.console);
@@ -191,6 +202,12 @@ impl Life {
         let details = if end.stderr.is_empty() { &end.console } else { &end.stderr };
         self.fail(ErrorCode::VmmFailed, format!("the VMM ended with {} {when}", end.status), details);
     }
+}
+
+/// What guest-init said last on the console: why it powers off, when nobody can hear it otherwise.
+fn guest_init_words(console: &str) -> Option<String> {
+    let words = console.lines().rev().find_map(|line| line.split_once(GUEST_INIT)).map(|(_, words)| words.trim())?;
+    Some(clean_message(words.trim_end_matches("Powering off").trim_end_matches(['.', ' '])))
 }
 
 fn check_exit(exit: Exit) -> Result<(), String> {

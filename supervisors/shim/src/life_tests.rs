@@ -101,6 +101,7 @@ fn an_end_that_nobody_wished_has_its_cause() {
     };
     assert_eq!(cause(life(0), false), Some((ErrorCode::VmmFailed, true)));
     assert_eq!(cause(told(0, vec![configured()]).unwrap(), true), Some((ErrorCode::GuestProtocol, true)));
+    assert_eq!(cause(life(0), true), Some((ErrorCode::VmmFailed, true)));
     let mut panicked = life(0);
     panicked.panicked("Kernel panic - not syncing".to_owned());
     assert_eq!(cause(panicked, true), Some((ErrorCode::GuestPanic, true)));
@@ -110,6 +111,17 @@ fn an_end_that_nobody_wished_has_its_cause() {
     let mut late = life(0);
     late.fail(ErrorCode::GuestTimeout, "late", "");
     assert_eq!(cause(late, false), Some((ErrorCode::GuestTimeout, true)));
+}
+
+#[test]
+fn a_guest_init_that_gives_up_is_quoted() {
+    let mut life = life(0);
+    let console =
+        "[    0.4] PCI: none\nmicroagent: cannot listen: no vsock. Powering off\n[    2.0] reboot: Power down\n";
+    life.end(&VmmEnd { console: console.to_owned(), ..end(true) }, NOW);
+    let failure = life.machine.failure.unwrap();
+    assert_eq!((failure.code, failure.retryable), (ErrorCode::GuestFailed, false));
+    assert_eq!(failure.message, "guest-init gave up: cannot listen: no vsock");
 }
 
 #[test]

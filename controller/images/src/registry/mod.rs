@@ -5,6 +5,7 @@
 
 mod auth;
 mod body;
+mod reference;
 
 use std::{
     net::IpAddr,
@@ -13,13 +14,13 @@ use std::{
 };
 
 use microagent_base::Digest;
-use oci_spec::distribution::Reference;
 use reqwest::{
     Client, Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE, RETRY_AFTER},
     redirect::{Attempt, Policy},
 };
 
+pub use self::reference::RegistryReference;
 use crate::{Error, Result, credentials::Found, wire};
 
 /// Long enough for a slow handshake through a proxy.
@@ -51,7 +52,7 @@ pub(crate) enum Blob {
 
 impl Registry {
     /// Prepares the client; asks nothing yet.
-    pub(crate) fn new(reference: &Reference, insecure: &[String], found: Found) -> Result<Self> {
+    pub(crate) fn new(reference: &RegistryReference, insecure: &[String], found: Found) -> Result<Self> {
         let name = reference.registry().to_owned();
         let plain = is_loopback(&name) || insecure.contains(&name);
         // Docker Hub's registry has another name than its images.
@@ -266,7 +267,7 @@ mod tests {
             assert!(!is_loopback(no), "{no}");
         }
         let scheme = |name: &str, insecure: &[String]| {
-            let reference: Reference = format!("{name}/x").parse().unwrap();
+            let reference: RegistryReference = format!("{name}/x").parse().unwrap();
             Registry::new(&reference, insecure, Found::default()).unwrap().base.scheme().to_owned()
         };
         assert_eq!(scheme("r.example:5000", &[]), "https");

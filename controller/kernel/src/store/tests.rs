@@ -118,6 +118,29 @@ fn a_kernel_of_the_host_is_installed_once_with_the_modules_that_guests_need_and_
     assert_eq!(names_in(&host, "store/tmp"), 0);
 }
 
+#[test]
+fn a_kernel_that_only_booting_tells_about_is_nobodys_default() {
+    let host = Host::new();
+    let store = host.store();
+    fs::remove_file(host.path(&format!("boot/config-{RELEASE}"))).unwrap();
+    let bare = KernelSource::Path { kernel: host.kernel(), modules: None };
+    let kernel = store.install(&bare, None, &Silent).unwrap();
+    assert_eq!(kernel.presence(Need::Vsock), Presence::Unknown);
+    assert_eq!(store.find(&bare, None).unwrap().unwrap().id, kernel.id);
+    assert!(store.find(&KernelSource::Default, None).unwrap().is_none());
+}
+
+#[test]
+fn a_kernel_that_one_workspace_names_does_not_take_the_place_of_the_packages() {
+    let host = Host::new();
+    let mut store = host.store();
+    store.programs = Some(FakeApt::new(&host.path("apt"), RELEASE, &debian_package()).programs());
+    let packaged = store.install(&package(), None, &Silent).unwrap();
+    let named = store.install(&host.source(), None, &Silent).unwrap();
+    assert_ne!(packaged.id, named.id);
+    assert_eq!(store.find(&KernelSource::Default, None).unwrap().unwrap().id, packaged.id);
+}
+
 fn names_in(host: &Host, dir: &str) -> usize {
     fs::read_dir(host.path(dir)).unwrap().count()
 }
