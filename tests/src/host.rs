@@ -1,6 +1,6 @@
 //! A host of its own for a test: state and caches in a temporary directory, a watched folder, the built programs.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a harness fails its test by panicking")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a harness fails its test by panicking")]
 
 use std::{
     collections::BTreeMap,
@@ -9,10 +9,15 @@ use std::{
     io::{Read, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Deserializer, Value, json};
 use tempfile::TempDir;
+
+use microagent_base::durable::TEMPORARY_PREFIX;
 
 use crate::{
     image_fixture::{Compression, ImageFixture, LayerBuilder},
@@ -22,6 +27,8 @@ use crate::{
 /// How long a workspace may take for anything, as `microagent wait` has it. A guest boots in seconds, on a busy host in tens of
 /// them, and a kernel is downloaded once.
 const PATIENCE: &str = "300s";
+/// The same, for what is not asked of `microagent wait`.
+const PATIENCE_TIME: Duration = Duration::from_secs(300);
 
 /// A host. Its machines are ended when it is dropped.
 pub struct Host {
@@ -77,19 +84,26 @@ impl Host {
     /// # Panics
     /// When it cannot be started.
     pub fn start_controller(&mut self) {
+        self.start_controller_with(|_| {});
+    }
+
+    /// As [`Host::start_controller`], with another environment or other arguments.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_controller_with(&mut self, change: impl FnOnce(&mut Command)) {
         let log = File::options().create(true).append(true).open(self.dir.path().join("controller.log")).unwrap();
-        let child = self
-            .command("microagent-controller")
+        let mut command = self.command("microagent-controller");
+        command
             .arg("--folder")
             .arg(self.folder())
             .args(["--relist", "1"])
             .env("MICROAGENT_LOG", "info,microagent_controller=debug")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.controller = Some(child);
+            .stderr(log);
+        change(&mut command);
+        self.controller = Some(command.spawn().unwrap());
     }
 
     /// Kills the controller with SIGKILL: it gets no chance to say or save anything.
@@ -168,6 +182,38 @@ impl Host {
         let _ = self.ok(["wait", name, &format!("--for=condition={condition}"), "--timeout", PATIENCE]);
     }
 
+    /// Waits until a condition is as asked for (`Stalled`, `Ready=False`) and for this reason; gives what it says. Conditions
+    /// move on when something is tried again, so this watches every change.
+    ///
+    /// # Panics
+    /// When it does not come to that.
+    #[must_use]
+    pub fn told(&self, name: &str, condition: &str, reason: &str) -> String {
+        self.wait(name, condition);
+        let (kind, status) = condition.split_once('=').unwrap_or((condition, "True"));
+        let mut watch = self
+            .command("microagent")
+            .args(["get", name, "--watch", "-o", "json"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let objects = Deserializer::from_reader(watch.stdout.take().unwrap()).into_iter::<Value>();
+        let (sender, receiver) = mpsc::channel();
+        let reader = thread::spawn(move || objects.map_while(Result::ok).all(|object| sender.send(object).is_ok()));
+        let deadline = Instant::now() + PATIENCE_TIME;
+        let found = std::iter::from_fn(|| receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok())
+            .find_map(|object| {
+                let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+                let told = conditions.into_iter().find(|c| c["type"] == kind && c["status"] == status)?;
+                (told["reason"] == reason).then(|| told["message"].as_str().unwrap_or_default().to_owned())
+            });
+        watch.kill().unwrap();
+        watch.wait().unwrap();
+        let _ = reader.join();
+        found.unwrap_or_else(|| panic!("{name} is never {condition} for {reason}: {:#?}\n{}", self.conditions(name), self.report()))
+    }
+
     /// Waits until nothing of a workspace is left.
     pub fn wait_deleted(&self, name: &str) {
         let _ = self.ok(["wait", name, "--for=delete", "--timeout", PATIENCE]);
@@ -222,6 +268,46 @@ impl Host {
             }
         }
         found
+    }
+
+    /// Gives this host kernels of its own, with the distribution's among them: what is installed here no other test sees.
+    ///
+    /// # Panics
+    /// When the distribution's kernel cannot be had, or the file system refuses.
+    pub fn own_kernels(&self) {
+        let kernels = self.cache().join("kernels");
+        let _ = self.ok(["kernel", "install"]);
+        let shared = fs::canonicalize(&kernels).unwrap();
+        fs::remove_file(&kernels).unwrap();
+        fs::create_dir(&kernels).unwrap();
+        for part in ["kernels", "sources"] {
+            let copied = Command::new("cp").arg("-R").arg(shared.join(part)).arg(&kernels).status().unwrap();
+            assert!(copied.success());
+        }
+    }
+
+    /// The files that are on their way to their final names, below the state and cache directories.
+    #[must_use]
+    pub fn half_made(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut left = vec![self.state(), self.cache().join("images")];
+        while let Some(dir) = left.pop() {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                if entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
+                    found.push(entry.path());
+                } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    left.push(entry.path());
+                }
+            }
+        }
+        found
+    }
+
+    /// The UIDs of the workspaces that have something on this host.
+    #[must_use]
+    pub fn machines(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.state().join("machines")).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 
     /// Holds every ext4 image below a directory against `e2fsck -fn`. Gives how many there were.
@@ -334,11 +420,9 @@ pub fn test_cache() -> PathBuf {
 pub fn busybox_image() -> ImageFixture {
     let path = program("busybox").expect("busybox is installed");
     let mut layer = LayerBuilder::new().dir("bin", 0o755).dir("etc", 0o755).dir("tmp", 0o1777).dir("root", 0o700).dir("var", 0o755);
-    layer = layer.file("bin/busybox", 0o755, &fs::read(path).unwrap());
-    for name in [
-        "sh", "cat", "echo", "id", "ls", "mount", "pwd", "sleep", "touch", "true", "false", "env", "kill", "test",
-        "hostname", "stat", "seq",
-    ] {
+    layer = layer.file("bin/busybox", 0o755, &fs::read(&path).unwrap());
+    let list = Command::new(&path).arg("--list").output().unwrap().stdout;
+    for name in String::from_utf8(list).unwrap().lines().filter(|name| *name != "busybox") {
         layer = layer.symlink(&format!("bin/{name}"), "busybox");
     }
     let passwd = b"root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n";
@@ -347,4 +431,18 @@ pub fn busybox_image() -> ImageFixture {
         .layer(layer.finish(), Compression::Gzip)
         .run("Env", vec!["PATH=/bin", "FROM_IMAGE=yes"])
         .run("Cmd", vec!["/bin/sh", "-c", "echo the image speaks"])
+}
+
+/// The manifest of a small workspace; `spec` has what is not as usual.
+///
+/// # Panics
+/// When `spec` is no object.
+#[must_use]
+pub fn manifest(name: &str, image: &str, spec: &Value) -> String {
+    let mut all = json!({ "image": image, "resources": { "memory": "128Mi", "disk": "256Mi" } });
+    for (field, value) in spec.as_object().expect("a spec is an object") {
+        all[field] = value.clone();
+    }
+    json!({ "apiVersion": "microagent.dev/v1alpha1", "kind": "Workspace", "metadata": { "name": name }, "spec": all })
+        .to_string()
 }
