@@ -92,10 +92,10 @@ fn put(path: &Path, bytes: &[u8], flush: bool) -> Result<(), DurableError> {
     if flush { sync_dir(dir) } else { Ok(()) }
 }
 
-/// Writes `value` as indented JSON. See [`write`].
+/// Writes `value` as indented JSON. See [`write()`].
 ///
 /// # Errors
-/// Those of [`write`], and a value that JSON cannot hold.
+/// Those of [`write()`], and a value that JSON cannot hold.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DurableError> {
     put(path, &encode(path, value)?, true)
 }

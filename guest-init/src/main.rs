@@ -44,10 +44,8 @@ fn main() {
     mounts::early();
     console::open();
     process::prepare_self();
-    modules::load_all("/modules");
-    if let Err(e) = sys::loopback_up() {
-        console::say(&format!("cannot bring up the loopback interface: {e}"));
-    }
+    let (channel, others) = modules::find("/modules");
+    modules::load_all(&channel);
     let listener = match sys::vsock_listen(CONTROL_PORT) {
         Ok(listener) => listener,
         Err(e) => {
@@ -60,6 +58,12 @@ fn main() {
     };
     let (commands, inbox) = mpsc::channel();
     let machine = Arc::new(machine::Machine::new(init_ms, clock::uptime_ms(), commands));
+    console::line(LISTENING_LINE);
+    // The host's connection and configuration arrive meanwhile: the kernel keeps them until the server accepts.
+    modules::load_all(&others);
+    if let Err(e) = sys::loopback_up() {
+        console::say(&format!("cannot bring up the loopback interface: {e}"));
+    }
     let started = children::start_reaper(&machine.children)
         .and_then(|()| power::start_signal_watch(&machine))
         .and_then(|()| server::start(&machine, listener));
@@ -67,6 +71,5 @@ fn main() {
         console::say(&format!("cannot start a thread: {e}. Give the machine more memory. Powering off"));
         power::off()
     }
-    console::line(LISTENING_LINE);
     power::wait_for_the_end(&machine, &inbox)
 }

@@ -8,15 +8,30 @@ use std::{
 
 use crate::console;
 
-/// Loads every module of `directory` in the order of the file names, and frees the memory that its file took. A module
-/// that cannot be loaded is named on the console: whether it is missed shows in the step that needs it.
-pub(crate) fn load_all(directory: impl AsRef<Path>) {
-    for path in in_order(directory.as_ref()) {
-        if let Err(e) = load(&path) {
+/// What the root needs and the channel to the host does not. No other module depends on one of these.
+const NOT_FOR_THE_CHANNEL: [&str; 2] = ["virtio_blk", "overlay"];
+
+/// The modules of `directory`, in load order: those to be loaded before the host can speak to the machine, and those that
+/// can be loaded while it already does.
+pub(crate) fn find(directory: impl AsRef<Path>) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    in_order(directory.as_ref()).into_iter().partition(|path| !NOT_FOR_THE_CHANNEL.contains(&name(path)))
+}
+
+/// Loads modules, and frees the memory that their files took. One that cannot be loaded is named on the console: whether it
+/// is missed shows in the step that needs it.
+pub(crate) fn load_all(modules: &[PathBuf]) {
+    for path in modules {
+        if let Err(e) = load(path) {
             console::say(&format!("cannot load the kernel module {}: {e}", path.display()));
         }
-        let _ = fs::remove_file(&path);
+        let _ = fs::remove_file(path);
     }
+}
+
+/// `virtio_ring` of `/modules/00-virtio_ring.ko`.
+fn name(path: &Path) -> &str {
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    stem.split_once('-').map_or(stem, |(_, name)| name)
 }
 
 fn in_order(directory: &Path) -> Vec<PathBuf> {
@@ -51,7 +66,18 @@ mod tests {
     }
 
     #[test]
+    fn what_the_channel_to_the_host_needs_is_loaded_first() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["00-virtio_ring.ko", "01-virtio_blk.ko", "02-overlay.ko", "03-vsock.ko"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        let (channel, others) = find(dir.path());
+        assert_eq!(channel.iter().map(|p| name(p)).collect::<Vec<_>>(), ["virtio_ring", "vsock"]);
+        assert_eq!(others.iter().map(|p| name(p)).collect::<Vec<_>>(), ["virtio_blk", "overlay"]);
+    }
+
+    #[test]
     fn an_initramfs_without_modules_is_fine() {
-        assert!(in_order(Path::new("/nonexistent")).is_empty());
+        assert_eq!(find("/nonexistent"), (Vec::new(), Vec::new()));
     }
 }

@@ -27,6 +27,9 @@ struct Standard {
     optional: bool,
 }
 
+/// Mounted already in the initramfs.
+pub(crate) const EARLY: &str = "/dev";
+
 const SAFE: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
 /// In the order in which they lie upon each other.
@@ -59,9 +62,10 @@ const STANDARD: [Standard; 8] = [
     },
 ];
 
-/// What guest-init itself needs while the initramfs is the root. Failures show in the steps that need what is missing.
+/// What guest-init itself needs while the initramfs is the root: the console and the disks. Failures show in the steps that
+/// need what is missing.
 pub(crate) fn early() {
-    for m in STANDARD.iter().filter(|m| ["/proc", "/sys", "/dev"].contains(&m.target)) {
+    for m in STANDARD.iter().filter(|m| m.target == EARLY) {
         let _ = fs::create_dir_all(m.target);
         let _ = mount_one(m.kind, m.kind, m.target, m.flags, m.options);
     }

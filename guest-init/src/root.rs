@@ -132,9 +132,7 @@ fn prepare_overlay() -> io::Result<OwnedFd> {
 
 /// Puts the new root over the initramfs and goes into it, for good and for all children.
 fn switch() -> io::Result<()> {
-    for early in ["/proc", "/sys", "/dev"] {
-        let _ = unmount(early, UnmountFlags::DETACH);
-    }
+    let _ = unmount(mounts::EARLY, UnmountFlags::DETACH);
     chdir(NEW)?;
     mount_move(NEW, "/")?;
     chroot(".")?;

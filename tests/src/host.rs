@@ -338,9 +338,7 @@ impl Host {
     /// Everything that helps to understand a failed test.
     fn report(&self) -> String {
         let mut text = String::new();
-        for name in ["controller.log"] {
-            let _ = File::open(self.dir.path().join(name)).and_then(|mut file| file.read_to_string(&mut text));
-        }
+        let _ = File::open(self.dir.path().join("controller.log")).and_then(|mut file| file.read_to_string(&mut text));
         let machines = fs::read_dir(self.state().join("machines")).into_iter().flatten().flatten();
         for machine in machines {
             for log in fs::read_dir(machine.path().join("vm")).into_iter().flatten().flatten() {

@@ -1,5 +1,7 @@
 //! The main job through the built programs, a real registry and real machines.
 
+#![expect(clippy::expect_used, reason = "a helper fails its test by panicking")]
+
 use std::fs;
 
 use microagent_tests::{

@@ -26,7 +26,13 @@ const CHOICE: &str = "backend";
 /// The supervisors of this host and what they can do.
 #[derive(Default)]
 pub(super) struct Backends {
-    known: Mutex<HashMap<&'static str, (Instant, Result<Capabilities, Fault>)>>,
+    known: Mutex<HashMap<&'static str, Answer>>,
+}
+
+/// What a supervisor said of itself, and when.
+struct Answer {
+    at: Instant,
+    said: Result<Capabilities, Fault>,
 }
 
 /// A supervisor that can start machines.
@@ -74,15 +80,15 @@ impl Backends {
 
     fn capabilities(&self, name: &'static str) -> Result<Capabilities, Fault> {
         let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, answer)) = lock().get(name) {
-            let usable = answer.as_ref().is_ok_and(|c| !c.accelerators.is_empty());
+        if let Some(Answer { at, said }) = lock().get(name) {
+            let usable = said.as_ref().is_ok_and(|c| !c.accelerators.is_empty());
             if at.elapsed() < if usable { GOOD_FOR } else { BAD_FOR } {
-                return answer.clone();
+                return said.clone();
             }
         }
-        let answer = find(name).and_then(|s| s.capabilities(CAPABILITIES_DEADLINE).map_err(|e| fault(&e)));
-        lock().insert(name, (Instant::now(), answer.clone()));
-        answer
+        let said = find(name).and_then(|s| s.capabilities(CAPABILITIES_DEADLINE).map_err(|e| fault(&e)));
+        lock().insert(name, Answer { at: Instant::now(), said: said.clone() });
+        said
     }
 }
 

@@ -90,7 +90,7 @@ pub fn read(reader: &mut impl Read) -> io::Result<Option<Frame>> {
 /// Writes one message as a frame.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_message(writer: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
     write(writer, Kind::Message, &serde_json::to_vec(message)?)
 }
@@ -98,7 +98,7 @@ pub fn write_message(writer: &mut impl Write, message: &impl Serialize) -> io::R
 /// Reads one frame that must be a message.
 ///
 /// # Errors
-/// As [`read`]; `UnexpectedEof` when the peer closed; `InvalidData` for another kind or for JSON that does not decode.
+/// As [`read()`]; `UnexpectedEof` when the peer closed; `InvalidData` for another kind or for JSON that does not decode.
 pub fn read_message<T: DeserializeOwned>(reader: &mut impl Read) -> io::Result<T> {
     let frame = read(reader)?.ok_or(io::ErrorKind::UnexpectedEof)?;
     frame.message()

@@ -9,7 +9,7 @@ struct Arg {
     why: &'static str,
 }
 
-const ALWAYS: [Arg; 5] = [
+const ALWAYS: [Arg; 7] = [
     Arg {
         word: "console=ttyS0",
         why: "the serial port is the only console: boot, readiness and panics are told there",
@@ -21,6 +21,16 @@ const ALWAYS: [Arg; 5] = [
     Arg { word: "panic=-1", why: "a panic restarts at once, which ends QEMU because of -no-reboot" },
     Arg { word: "reboot=t", why: "restarts by a triple fault: works on every machine type and asks no device first" },
     Arg { word: "8250.nr_uarts=1", why: "there is one serial port; others are not looked for" },
+    Arg {
+        word: "cryptomgr.notests",
+        why: "the self-tests of the kernel's ciphers find compilers' and drivers' faults, once for each kernel and not at each \
+              boot; translated they take a seventh of it",
+    },
+    Arg {
+        word: "rcupdate.rcu_expedited=1",
+        why: "what waits for all CPUs asks them instead of waiting for their ticks, as moving a process into its control \
+              group does for each start and exec; guests have few CPUs to ask",
+    },
 ];
 
 /// Under translation the counter's calibration against the timer depends on how busy the host is; it can fail, and the
@@ -30,13 +40,23 @@ const TRANSLATED: [Arg; 1] = [Arg {
     why: "the check that the timer interrupt works measures it against a busy host too",
 }];
 
+/// Where the counter's frequency is told.
+const TOLD_FREQUENCY: [Arg; 1] = [Arg {
+    word: "tsc=reliable",
+    why: "the kernel's watchdog holds the counter against the timer's ticks, which a busy host delivers late, then gives the \
+          counter up for those ticks, and the guest's clocks run slow from there on",
+}];
+
 /// The command line: ours, then the caller's, whose words win where a word is given twice.
 pub(crate) fn command_line(accelerator: Accelerator, tsc_khz: Option<u64>, callers: &[String]) -> String {
     let mut words: Vec<String> = ALWAYS.iter().map(|a| a.word.to_owned()).collect();
     if accelerator == Accelerator::Tcg {
         words.extend(TRANSLATED.iter().map(|a| a.word.to_owned()));
         // QEMU's translator gives the host's counter to the guest as it is.
-        words.extend(tsc_khz.map(|khz| format!("tsc_early_khz={khz}")));
+        if let Some(khz) = tsc_khz {
+            words.push(format!("tsc_early_khz={khz}"));
+            words.extend(TOLD_FREQUENCY.iter().map(|a| a.word.to_owned()));
+        }
     }
     words.extend_from_slice(callers);
     words.join(" ")
