@@ -202,16 +202,19 @@ impl Host {
         let (sender, receiver) = mpsc::channel();
         let reader = thread::spawn(move || objects.map_while(Result::ok).all(|object| sender.send(object).is_ok()));
         let deadline = Instant::now() + PATIENCE_TIME;
-        let found = std::iter::from_fn(|| receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok())
-            .find_map(|object| {
-                let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-                let told = conditions.into_iter().find(|c| c["type"] == kind && c["status"] == status)?;
-                (told["reason"] == reason).then(|| told["message"].as_str().unwrap_or_default().to_owned())
-            });
+        let found =
+            std::iter::from_fn(|| receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok())
+                .find_map(|object| {
+                    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+                    let told = conditions.into_iter().find(|c| c["type"] == kind && c["status"] == status)?;
+                    (told["reason"] == reason).then(|| told["message"].as_str().unwrap_or_default().to_owned())
+                });
         watch.kill().unwrap();
         watch.wait().unwrap();
         let _ = reader.join();
-        found.unwrap_or_else(|| panic!("{name} is never {condition} for {reason}: {:#?}\n{}", self.conditions(name), self.report()))
+        found.unwrap_or_else(|| {
+            panic!("{name} is never {condition} for {reason}: {:#?}\n{}", self.conditions(name), self.report())
+        })
     }
 
     /// Waits until nothing of a workspace is left.
@@ -417,7 +420,8 @@ pub fn test_cache() -> PathBuf {
 #[must_use]
 pub fn busybox_image() -> ImageFixture {
     let path = program("busybox").expect("busybox is installed");
-    let mut layer = LayerBuilder::new().dir("bin", 0o755).dir("etc", 0o755).dir("tmp", 0o1777).dir("root", 0o700).dir("var", 0o755);
+    let mut layer =
+        LayerBuilder::new().dir("bin", 0o755).dir("etc", 0o755).dir("tmp", 0o1777).dir("root", 0o700).dir("var", 0o755);
     layer = layer.file("bin/busybox", 0o755, &fs::read(&path).unwrap());
     let list = Command::new(&path).arg("--list").output().unwrap().stdout;
     for name in String::from_utf8(list).unwrap().lines().filter(|name| *name != "busybox") {

@@ -20,6 +20,15 @@ fn manifest(name: &str, image: &str, spec: Value) -> String {
         .to_string()
 }
 
+/// A registry with an image, and a host whose controller runs; none where the registry's program is missing.
+fn started(test: &str) -> Option<(Registry, String, Host)> {
+    let registry = Registry::start(test)?;
+    let image = busybox_image().build().push(&registry, "demo/web", "1");
+    let mut host = Host::new();
+    host.start_controller();
+    Some((registry, image, host))
+}
+
 /// A workload that says so and then stays.
 fn stays() -> Value {
     json!({ "command": ["/bin/sh", "-c", "echo up; exec sleep 100000"], "lifecycle": { "terminationGracePeriodSeconds": 1 } })
@@ -27,10 +36,7 @@ fn stays() -> Value {
 
 #[test]
 fn a_manifest_in_the_folder_becomes_a_machine_and_goes_with_its_file() {
-    let Some(registry) = Registry::start("main_job") else { return };
-    let image = busybox_image().build().push(&registry, "demo/web", "1");
-    let mut host = Host::new();
-    host.start_controller();
+    let Some((_registry, image, host)) = started("main_job") else { return };
     let spec = json!({
         "setup": [{ "run": "echo first > /order" }, { "run": "echo second >> /order" }],
         "command": ["/bin/sh", "-c", "cat /order /etc/greeting /data/kept; id -un; pwd; echo $FROM_IMAGE $OWN; echo loud >&2; exec sleep 100000"],
@@ -88,10 +94,7 @@ fn a_manifest_in_the_folder_becomes_a_machine_and_goes_with_its_file() {
 
 #[test]
 fn a_stopped_machine_keeps_its_disks_clean_and_its_setup_done() {
-    let Some(registry) = Registry::start("disks") else { return };
-    let image = busybox_image().build().push(&registry, "demo/web", "1");
-    let mut host = Host::new();
-    host.start_controller();
+    let Some((_registry, image, host)) = started("disks") else { return };
     let spec = |policy: &str| {
         json!({
             "runPolicy": policy,
@@ -131,10 +134,7 @@ fn two_workspaces_of_one_image_share_one_pull_and_one_baseline() {
 
 #[test]
 fn a_workload_that_fails_with_7_leaves_7_in_the_status() {
-    let Some(registry) = Registry::start("seven") else { return };
-    let image = busybox_image().build().push(&registry, "demo/web", "1");
-    let mut host = Host::new();
-    host.start_controller();
+    let Some((_registry, image, host)) = started("seven") else { return };
     let spec = json!({ "runPolicy": "Once", "command": ["/bin/sh", "-c", "echo before the end; exit 7"] });
     host.drop_file("seven.yaml", &manifest("seven", &image, spec));
     host.wait("seven", "Stalled");
@@ -161,10 +161,7 @@ fn run_passes_output_and_exit_code_through_and_leaves_nothing() {
 
 #[test]
 fn a_controller_that_is_killed_finds_the_same_machine_again() {
-    let Some(registry) = Registry::start("killed") else { return };
-    let image = busybox_image().build().push(&registry, "demo/web", "1");
-    let mut host = Host::new();
-    host.start_controller();
+    let Some((_registry, image, mut host)) = started("killed") else { return };
     host.drop_file("web.yaml", &manifest("web", &image, stays()));
     host.wait("web", "Ready");
     let before = host.object("web");
@@ -184,10 +181,7 @@ fn a_controller_that_is_killed_finds_the_same_machine_again() {
 
 #[test]
 fn a_folder_that_disappears_deletes_nothing() {
-    let Some(registry) = Registry::start("folder") else { return };
-    let image = busybox_image().build().push(&registry, "demo/web", "1");
-    let mut host = Host::new();
-    host.start_controller();
+    let Some((_registry, image, host)) = started("folder") else { return };
     host.drop_file("web.yaml", &manifest("web", &image, stays()));
     host.wait("web", "Ready");
     let before = host.object("web");
@@ -208,10 +202,7 @@ fn a_folder_that_disappears_deletes_nothing() {
 
 #[test]
 fn what_is_wrong_with_one_workspace_is_told_there_and_harms_no_other() {
-    let Some(registry) = Registry::start("wrong") else { return };
-    let image = busybox_image().build().push(&registry, "demo/web", "1");
-    let mut host = Host::new();
-    host.start_controller();
+    let Some((registry, image, host)) = started("wrong") else { return };
     host.drop_file("good.yaml", &manifest("good", &image, stays()));
     let missing = format!("{}/demo/absent:1", registry.addr());
     host.drop_file("no-image.yaml", &manifest("no-image", &missing, json!({})));

@@ -8,10 +8,9 @@ use crate::{
     build::identity,
     error::Error,
     ext4::{
-        BLOCK, BLOCK_UNINIT, BlockMap, DESCRIPTORS_PER_BLOCK, ExtentTree, FIRST_INODE, GROUP_BLOCKS, Group,
-        INODE_UNINIT, INODE_ZEROED, INODES_PER_BLOCK, Inode, JOURNAL_INODE, Journal, Name, Payload, ROOT_INODE,
-        Superblock, checksum, descriptor_table, directory_blocks, fs_seed, inode_bitmap, inode_seed, journal_blocks,
-        journal_superblock, kind,
+        BLOCK, BlockMap, DESCRIPTORS_PER_BLOCK, ExtentTree, FIRST_INODE, GROUP_BLOCKS, Group, INODE_ZEROED,
+        INODES_PER_BLOCK, Inode, JOURNAL_INODE, Journal, Name, Payload, ROOT_INODE, Superblock, descriptor_table,
+        directory_blocks, fs_seed, inode_seed, journal_blocks, journal_superblock, kind,
     },
     image::{Identity, publish},
     layer::Time,
@@ -86,20 +85,7 @@ pub fn format(out: &File, size: u64, options: &EmptyOptions) -> Result<(), Error
             unused_inodes: plan.group_inodes - used_inodes,
             ..Group::default()
         };
-        match used.group(number) {
-            Some(bitmap) => {
-                group.block_bitmap_checksum = checksum(seed, bitmap);
-                write(group.block_bitmap, bitmap)?;
-            }
-            None => group.flags |= BLOCK_UNINIT,
-        }
-        if used_inodes > 0 {
-            let bitmap = inode_bitmap(used_inodes, plan.group_inodes);
-            group.inode_bitmap_checksum = checksum(seed, &bitmap[..plan.group_inodes as usize / 8]);
-            write(group.inode_bitmap, &bitmap)?;
-        } else {
-            group.flags |= INODE_UNINIT;
-        }
+        group.write_bitmaps(used.group(number), used_inodes, plan.group_inodes, seed, write)?;
         free_blocks += u64::from(group.free_blocks);
         free_inodes += group.free_inodes;
         groups.push(group);

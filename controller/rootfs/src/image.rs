@@ -10,9 +10,8 @@ use crate::{
     blocks::{Run, push_run},
     error::Error,
     ext4::{
-        BLOCK, BLOCK_UNINIT, BlockMap, ExtentTree, Group, INODE_UNINIT, INODE_ZEROED, INODES_PER_BLOCK, Inode, Name,
-        Payload, Superblock, attribute_block, checksum, descriptor_table, directory_blocks, fs_seed, inline_attributes,
-        inode_bitmap, inode_seed, kind,
+        BLOCK, BlockMap, ExtentTree, Group, INODE_ZEROED, INODES_PER_BLOCK, Inode, Name, Payload, Superblock,
+        attribute_block, descriptor_table, directory_blocks, fs_seed, inline_attributes, inode_seed, kind,
     },
     layer::Device,
     layout::{FIRST_DATA_BLOCK, Layout, TOO_MANY_BLOCKS},
@@ -297,20 +296,7 @@ fn write_groups(
             unused_inodes: layout.group_inodes - used_inodes,
             ..Group::default()
         };
-        match used.group(number) {
-            Some(bitmap) => {
-                group.block_bitmap_checksum = checksum(seed, bitmap);
-                write(group.block_bitmap, bitmap)?;
-            }
-            None => group.flags |= BLOCK_UNINIT,
-        }
-        if used_inodes > 0 {
-            let bitmap = inode_bitmap(used_inodes, layout.group_inodes);
-            group.inode_bitmap_checksum = checksum(seed, &bitmap[..layout.group_inodes as usize / 8]);
-            write(group.inode_bitmap, &bitmap)?;
-        } else {
-            group.flags |= INODE_UNINIT;
-        }
+        group.write_bitmaps(used.group(number), used_inodes, layout.group_inodes, seed, write)?;
         free_blocks += u64::from(group.free_blocks);
         free_inodes += group.free_inodes;
         groups.push(group);

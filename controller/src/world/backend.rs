@@ -12,6 +12,7 @@ use microagent_base::durable;
 use microagent_crds::Backend;
 use microagent_supervisor_protocol::{CallError, Capabilities, Supervisor};
 
+use super::fault::{host_error, host_fault};
 use crate::memory::Fault;
 
 /// How long a supervisor may take to say what it can do. It probes the hypervisor for that.
@@ -99,11 +100,7 @@ pub(super) fn of_machine(dir: &Path) -> Result<(String, Supervisor), Fault> {
         Ok(name) => find(name.trim()).map(|supervisor| (name.trim().to_owned(), supervisor)),
         // Started by nobody yet: only QEMU's supervisor leaves nothing behind without a record.
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => find("Qemu").map(|s| ("Qemu".to_owned(), s)),
-        Err(e) => Err(Fault {
-            code: "HostError".to_owned(),
-            message: format!("cannot read {}: {e}", path.display()),
-            retryable: true,
-        }),
+        Err(e) => Err(host_error(format!("cannot read {}: {e}", path.display()))),
     }
 }
 
@@ -113,11 +110,9 @@ pub(super) fn remember(dir: &Path, name: &str) -> Result<(), Fault> {
     if fs::read_to_string(&path).is_ok_and(|known| known.trim() == name) {
         return Ok(());
     }
-    durable::private_dir(dir).and_then(|()| durable::write(&path, format!("{name}\n").as_bytes())).map_err(|e| Fault {
-        code: "HostError".to_owned(),
-        message: e.to_string(),
-        retryable: true,
-    })
+    durable::private_dir(dir)
+        .and_then(|()| durable::write(&path, format!("{name}\n").as_bytes()))
+        .map_err(|e| host_fault(&e))
 }
 
 fn find(name: &str) -> Result<Supervisor, Fault> {

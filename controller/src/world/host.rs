@@ -2,23 +2,27 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use microagent_base::{Digest, Progress, durable};
-use microagent_crds::{KernelSource as SpecKernelSource, PullPolicy as SpecPullPolicy, WorkspaceSpec};
+use microagent_crds::{PullPolicy as SpecPullPolicy, WorkspaceSpec};
 use microagent_images::{Baseline, Image, ImageReference, PullOptions, PullPolicy, Store, host_platform};
-use microagent_kernel::{Kernel, KernelSource, KernelStore, Need, Presence};
+use microagent_kernel::{Kernel, KernelStore, Need};
 use microagent_supervisor_protocol as supervisor;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     World, backend,
-    backend::{Backends, Chosen},
-    disks, guest,
+    backend::Backends,
+    disks,
+    fault::{host_error, host_fault, image_fault, kernel_fault, vanished},
+    guest,
+    guest_init::find_guest_init,
     jobs::Jobs,
+    kernel::{bootable, kernel_source, needs, qemu_options},
     watch::Watch,
 };
 use crate::{
@@ -260,7 +264,7 @@ impl Host {
                 disks,
                 boot_timeout_ms: BOOT_TIMEOUT_MS,
                 log_bytes: LOG_BYTES,
-                qemu: None,
+                qemu: qemu_options(&kernel, &chosen),
             },
             guest: guest::config(record, &image.config, &boot.id)?,
         };
@@ -399,11 +403,7 @@ impl World for Arc<Host> {
                 rootfs: Work::Absent,
                 kernel: Work::Absent,
                 disks: Disks::default(),
-                machine: MachineSight::Unknown(Fault {
-                    code: "HostError".to_owned(),
-                    message: format!("looking at the workspace failed: {e}"),
-                    retryable: true,
-                }),
+                machine: MachineSight::Unknown(host_error(format!("looking at the workspace failed: {e}"))),
             },
         }
     }
@@ -433,9 +433,7 @@ struct OwnDisk {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
-        Err(Fault { code: "HostError".to_owned(), message: format!("the work was ended: {e}"), retryable: true })
-    })
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(host_error(format!("the work was ended: {e}"))))
 }
 
 fn pull_name(spec: &WorkspaceSpec) -> String {
@@ -444,84 +442,4 @@ fn pull_name(spec: &WorkspaceSpec) -> String {
 
 fn install_name(spec: &WorkspaceSpec) -> String {
     format!("{:?}", kernel_source(spec))
-}
-
-fn kernel_source(spec: &WorkspaceSpec) -> (KernelSource, Option<String>) {
-    let kernel = &spec.kernel;
-    let source = match (kernel.source, &kernel.path) {
-        (SpecKernelSource::Path, Some(path)) => {
-            KernelSource::Path { kernel: PathBuf::from(path), modules: kernel.modules.as_ref().map(PathBuf::from) }
-        }
-        (SpecKernelSource::Package, _) => KernelSource::Package { name: None, version: None },
-        // `url` and `oci` are refused when the manifest is read.
-        _ => KernelSource::Default,
-    };
-    (source, kernel.version.clone())
-}
-
-/// The form of the kernel that the backend boots fastest, where the kernel has it.
-fn bootable(kernel: &Kernel, chosen: &Chosen, args: &[String]) -> supervisor::Kernel {
-    use supervisor::KernelFormat;
-    let elf =
-        kernel.vmlinux.as_ref().filter(|_| kernel.pvh && chosen.capabilities.kernel_format == Some(KernelFormat::Elf));
-    let (path, format) = match elf {
-        Some(vmlinux) => (vmlinux.clone(), KernelFormat::Elf),
-        None if cfg!(target_arch = "aarch64") => (kernel.image.clone(), KernelFormat::Image),
-        None => (kernel.image.clone(), KernelFormat::BzImage),
-    };
-    supervisor::Kernel { path, format, args: args.to_vec() }
-}
-
-/// What the guest's kernel is given: the devices over MMIO, as QEMU's `microvm` and Firecracker have them, where the kernel can; else
-/// those over PCI.
-fn needs(kernel: &Kernel) -> &'static [Need] {
-    if kernel.presence(Need::VirtioMmio) == Presence::Missing { Need::PCI } else { Need::MMIO }
-}
-
-fn vanished(what: &str) -> Fault {
-    let message = format!("the {what} was there a moment ago and is gone; it is made again");
-    Fault { code: "HostError".to_owned(), message, retryable: true }
-}
-
-/// What a person must mend stalls the workspace, though it is tried again from time to time all the same.
-fn image_fault(error: &microagent_images::Error) -> Fault {
-    let code = error.category();
-    let for_a_person = matches!(code, "ImageNotFound" | "RegistryDenied" | "CredentialsUnreadable" | "DigestMismatch");
-    Fault { code: code.to_owned(), message: error.to_string(), retryable: error.is_retryable() && !for_a_person }
-}
-
-fn kernel_fault(error: &microagent_kernel::Error) -> Fault {
-    Fault { code: error.category().to_owned(), message: error.to_string(), retryable: error.is_retryable() }
-}
-
-fn host_fault(error: &durable::DurableError) -> Fault {
-    let full = error.io_kind() == Some(std::io::ErrorKind::StorageFull);
-    let code = if full { "DiskFull" } else { "HostError" };
-    Fault { code: code.to_owned(), message: error.to_string(), retryable: true }
-}
-
-/// Overrides where guest-init is.
-pub const GUEST_INIT_VARIABLE: &str = "MICROAGENT_GUEST_INIT";
-
-/// guest-init: named by `MICROAGENT_GUEST_INIT`, beside this program, or in `../libexec/microagent`.
-///
-/// # Errors
-/// It is nowhere.
-pub fn find_guest_init() -> Result<PathBuf, Fault> {
-    const NAME: &str = "microagent-guest-init";
-    if let Some(path) = std::env::var_os(GUEST_INIT_VARIABLE).filter(|value| !value.is_empty()) {
-        return Ok(PathBuf::from(path));
-    }
-    let exe = std::env::current_exe().ok();
-    let dir = exe.as_deref().and_then(Path::parent).unwrap_or(Path::new("/"));
-    let places = [dir.join(NAME), dir.join("../libexec/microagent").join(NAME)];
-    places.iter().find(|path| path.is_file()).cloned().ok_or_else(|| Fault {
-        code: "GuestInitNotFound".to_owned(),
-        message: format!(
-            "guest-init is neither {} nor {}; build it with guest-init/build.sh, or name it in {GUEST_INIT_VARIABLE}",
-            places[0].display(),
-            places[1].display(),
-        ),
-        retryable: false,
-    })
 }

@@ -2,14 +2,18 @@
 
 mod backend;
 mod disks;
+mod fault;
 mod guest;
+mod guest_init;
 mod host;
 mod jobs;
+mod kernel;
 mod watch;
 
 use std::future::Future;
 
-pub use host::{GUEST_INIT_VARIABLE, Host, find_guest_init};
+pub use guest_init::{GUEST_INIT_VARIABLE, find_guest_init};
+pub use host::Host;
 
 use crate::{Record, memory::Fault, observed::Observed, plan::Action};
 

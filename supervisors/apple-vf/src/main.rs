@@ -2,64 +2,14 @@
 
 use std::process::ExitCode;
 
-use microagent_shim::{Backend, Launch};
-use microagent_supervisor_protocol::{
-    Capabilities, Check, CheckStatus, ErrorBody, ErrorCode, Identity, KernelFormat, MachineConfig, Verb,
-};
-
-const NOT_YET: &str = "backend AppleVf cannot start machines yet";
-
-struct AppleVf;
-
-impl Backend for AppleVf {
-    fn name(&self) -> &'static str {
-        "AppleVf"
-    }
-
-    fn verbs(&self) -> &[Verb] {
-        &[Verb::Capabilities, Verb::Check]
-    }
-
-    fn max_vcpus(&self) -> u32 {
-        32
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            backend: self.name().to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            vmm: vmm(),
-            verbs: self.verbs().to_vec(),
-            accelerators: Vec::new(),
-            accelerator_reason: Some(NOT_YET.to_owned()),
-            kernel_format: Some(KernelFormat::Image),
-            max_vcpus: self.max_vcpus(),
-        }
-    }
-
-    fn check(&self, _config: Option<&MachineConfig>) -> Vec<Check> {
-        let found = vmm().map_or_else(|| "no VMM found".to_owned(), |vmm| format!("found {vmm}"));
-        vec![Check {
-            name: self.name().to_owned(),
-            status: CheckStatus::Failed,
-            message: format!("not supported yet: {NOT_YET}; {found}"),
-            remediation: Some("Use backend Qemu".to_owned()),
-        }]
-    }
-
-    fn launches(&self, _identity: &Identity, _config: &MachineConfig) -> Result<Vec<Launch>, ErrorBody> {
-        Err(ErrorBody::new(ErrorCode::UnsupportedVerb, NOT_YET))
-    }
-
-    fn gave_up(&self, _launch: &Launch, _why: &str) {}
-}
-
-/// The VMM on this host, with its version.
-fn vmm() -> Option<String> {
-    // Virtualization.framework is a part of macOS, not a program that could be found.
-    cfg!(target_os = "macos").then(|| "Virtualization.framework".to_owned())
-}
+use microagent_shim::Planned;
+use microagent_supervisor_protocol::KernelFormat;
 
 fn main() -> ExitCode {
-    microagent_shim::main(&AppleVf)
+    microagent_shim::main(&Planned { name: "AppleVf", kernel_format: KernelFormat::Image, vmm })
+}
+
+/// Virtualization.framework is a part of macOS, not a program that could be found.
+fn vmm() -> Option<String> {
+    cfg!(target_os = "macos").then(|| "Virtualization.framework".to_owned())
 }

@@ -14,7 +14,7 @@ use crate::{
     host::{self, Vsock},
     kvm,
     memory::Memory,
-    tsc,
+    tsc::{self, Tsc},
 };
 
 /// How long the console may stay silent under KVM before the translator is tried, in milliseconds. Guests print within a
@@ -110,8 +110,9 @@ impl Backend for Qemu {
         let vsock = host::vsock().ok_or_else(no_vsock)?;
         let (accelerators, reason) = self.accelerators(asked(config))?;
         let cid = cid(identity);
-        let tsc_khz = if accelerators.contains(&Accelerator::Tcg) { tsc_khz() } else { None };
-        let plan = |accelerator| Plan { uid: &identity.uid, config, machine, accelerator, tsc_khz, vsock: &vsock, cid };
+        let khz = if accelerators.contains(&Accelerator::Tcg) { tsc_khz() } else { None };
+        let tsc = khz.map(|khz| Tsc { khz, steady: tsc::is_steady() });
+        let plan = |accelerator| Plan { uid: &identity.uid, config, machine, accelerator, tsc, vsock: &vsock, cid };
         let launch = |accelerator| Launch {
             accelerator,
             accelerator_reason: reason.clone(),

@@ -5,7 +5,7 @@ use std::path::Path;
 use microagent_supervisor_protocol::{Accelerator, MachineConfig, QemuMachine};
 use serde_json::json;
 
-use crate::{host::Vsock, kernel_args};
+use crate::{host::Vsock, kernel_args, tsc::Tsc};
 
 /// The Unix socket between QEMU and the program that serves vsock, in the machine's directory.
 pub(crate) const VHOST_SOCKET: &str = "vhost.sock";
@@ -16,7 +16,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) config: &'a MachineConfig,
     pub(crate) machine: QemuMachine,
     pub(crate) accelerator: Accelerator,
-    pub(crate) tsc_khz: Option<u64>,
+    pub(crate) tsc: Option<Tsc>,
     pub(crate) vsock: &'a Vsock,
     pub(crate) cid: u32,
 }
@@ -51,7 +51,7 @@ pub(crate) fn arguments(plan: &Plan<'_>) -> Vec<String> {
     args.pair("-smp", config.vcpus.to_string());
     args.pair("-kernel", text(&config.kernel.path));
     args.pair("-initrd", text(&config.initramfs));
-    args.pair("-append", kernel_args::command_line(plan.accelerator, plan.tsc_khz, &config.kernel.args));
+    args.pair("-append", kernel_args::command_line(plan.accelerator, plan.tsc, &config.kernel.args));
     args.pair("-chardev", "stdio,id=console,signal=off");
     args.pair("-serial", "chardev:console");
     // The order of these is the order in the guest, on MMIO as on PCI. MMIO devices get no bus of ours: QEMU gives them out

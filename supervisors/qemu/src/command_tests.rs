@@ -17,7 +17,15 @@ fn config() -> MachineConfig {
 
 fn lines(machine: QemuMachine, accelerator: Accelerator, vsock: &Vsock) -> String {
     let config = config();
-    let plan = Plan { uid: "u-1", config: &config, machine, accelerator, tsc_khz: Some(2_000_000), vsock, cid: 77 };
+    let plan = Plan {
+        uid: "u-1",
+        config: &config,
+        machine,
+        accelerator,
+        tsc: Some(Tsc { khz: 2_000_000, steady: true }),
+        vsock,
+        cid: 77,
+    };
     let mut text = String::new();
     for argument in arguments(&plan) {
         let separator = if argument.starts_with('-') && !text.is_empty() { "\n" } else { " " };

@@ -2,6 +2,8 @@
 
 use microagent_supervisor_protocol::Accelerator;
 
+use crate::tsc::Tsc;
+
 /// One word.
 struct Arg {
     word: &'static str,
@@ -40,22 +42,22 @@ const TRANSLATED: [Arg; 1] = [Arg {
     why: "the check that the timer interrupt works measures it against a busy host too",
 }];
 
-/// Where the counter's frequency is told.
-const TOLD_FREQUENCY: [Arg; 1] = [Arg {
+/// Where the counter's frequency is told, and the host's own kernel trusts the counter.
+const STEADY: [Arg; 1] = [Arg {
     word: "tsc=reliable",
     why: "the kernel's watchdog holds the counter against the timer's ticks, which a busy host delivers late, then gives the \
           counter up for those ticks, and the guest's clocks run slow from there on",
 }];
 
 /// The command line: ours, then the caller's, whose words win where a word is given twice.
-pub(crate) fn command_line(accelerator: Accelerator, tsc_khz: Option<u64>, callers: &[String]) -> String {
+pub(crate) fn command_line(accelerator: Accelerator, tsc: Option<Tsc>, callers: &[String]) -> String {
     let mut words: Vec<String> = ALWAYS.iter().map(|a| a.word.to_owned()).collect();
     if accelerator == Accelerator::Tcg {
         words.extend(TRANSLATED.iter().map(|a| a.word.to_owned()));
         // QEMU's translator gives the host's counter to the guest as it is.
-        if let Some(khz) = tsc_khz {
-            words.push(format!("tsc_early_khz={khz}"));
-            words.extend(TOLD_FREQUENCY.iter().map(|a| a.word.to_owned()));
+        words.extend(tsc.map(|tsc| format!("tsc_early_khz={}", tsc.khz)));
+        if tsc.is_some_and(|tsc| tsc.steady) {
+            words.extend(STEADY.iter().map(|a| a.word.to_owned()));
         }
     }
     words.extend_from_slice(callers);

@@ -1,6 +1,15 @@
 //! The frequency of the host's time stamp counter, which QEMU's translator gives to its guests.
 #![allow(unsafe_code, reason = "the counter is read by an intrinsic")]
 
+/// What a guest is told of the counter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tsc {
+    /// Its frequency.
+    pub(crate) khz: u64,
+    /// Whether it may be trusted without a watch on it.
+    pub(crate) steady: bool,
+}
+
 /// Measures the counter's frequency, in kHz; takes some 20 ms. `None` where there is no such counter.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn measure_khz() -> Option<u64> {
@@ -21,6 +30,12 @@ pub(crate) fn measure_khz() -> Option<u64> {
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) fn measure_khz() -> Option<u64> {
     None
+}
+
+/// Whether the host's kernel, which watched the counter since it booted, still counts it among the usable clocks.
+pub(crate) fn is_steady() -> bool {
+    let clocks = "/sys/devices/system/clocksource/clocksource0/available_clocksource";
+    std::fs::read_to_string(clocks).is_ok_and(|clocks| clocks.split_whitespace().any(|clock| clock == "tsc"))
 }
 
 /// Both clocks at nearly the same instant: the closest of a few tries, as the process may be interrupted between them.

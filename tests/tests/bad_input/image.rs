@@ -70,7 +70,13 @@ fn an_image_that_is_not_what_it_claims_fails_its_own_workspace_and_is_not_kept()
     assert_told(&host, "cut", "ImageResolved=False", "LayerTruncated", &[&layer, registry.addr(), "100000 of"]);
     assert_told(&host, "other", "Stalled", "ImageNotFound", &[&other.to_string(), registry.addr()]);
     host.wait("tampered", "ImageResolved=False");
-    assert_told(&host, "escape", "RootfsBuilt=False", "LayerEntryRefused", &["demo/escape", "../../escaped", "layer 1"]);
+    assert_told(
+        &host,
+        "escape",
+        "RootfsBuilt=False",
+        "LayerEntryRefused",
+        &["demo/escape", "../../escaped", "layer 1"],
+    );
     assert_told(&host, "garbage", "RootfsBuilt=False", "LayerCorrupt", &["demo/garbage", "layer 1"]);
     assert_told(&host, "half", "RootfsBuilt=False", "LayerCorrupt", &["demo/half", "ends too early"]);
     for name in ["escape", "garbage", "half"] {

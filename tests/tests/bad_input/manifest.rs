@@ -11,7 +11,9 @@ use crate::{assert_leave_nothing, assert_told, halted};
 
 /// A workspace of this name with these lines in its spec, as YAML.
 fn yaml(name: &str, spec: &str) -> String {
-    format!("apiVersion: microagent.dev/v1alpha1\nkind: Workspace\nmetadata:\n  name: {name}\nspec:\n  image: busybox:1\n{spec}")
+    format!(
+        "apiVersion: microagent.dev/v1alpha1\nkind: Workspace\nmetadata:\n  name: {name}\nspec:\n  image: busybox:1\n{spec}"
+    )
 }
 
 #[test]

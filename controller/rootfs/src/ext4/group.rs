@@ -1,13 +1,13 @@
 //! Block group descriptors.
 
-use super::{BLOCK, checksum, put};
+use super::{BLOCK, checksum, inode_bitmap, put};
 
 /// Bytes of a descriptor without the `64bit` feature.
 pub(crate) const DESCRIPTOR: usize = 32;
 /// No inode of the group is in use and its bitmap was never written.
-pub(crate) const INODE_UNINIT: u16 = 1;
+const INODE_UNINIT: u16 = 1;
 /// No block of the group is in use but for its own structures, and its bitmap was never written.
-pub(crate) const BLOCK_UNINIT: u16 = 2;
+const BLOCK_UNINIT: u16 = 2;
 /// The inode table is zero where it is not in use: the kernel need not clear it.
 pub(crate) const INODE_ZEROED: u16 = 4;
 
@@ -26,6 +26,35 @@ pub(crate) struct Group {
     pub(crate) inode_bitmap_checksum: u32,
     /// Inodes at the end of the table that were never in use.
     pub(crate) unused_inodes: u32,
+}
+
+impl Group {
+    /// Writes the bitmaps by `write(block, bytes)` and tells of them in the descriptor. A bitmap of nothing but free blocks or
+    /// inodes is not written: the descriptor says that it would be all zeros.
+    pub(crate) fn write_bitmaps<E>(
+        &mut self,
+        blocks: Option<&[u8; BLOCK]>,
+        used_inodes: u32,
+        all_inodes: u32,
+        seed: u32,
+        write: impl Fn(u32, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match blocks {
+            Some(bitmap) => {
+                self.block_bitmap_checksum = checksum(seed, bitmap);
+                write(self.block_bitmap, bitmap)?;
+            }
+            None => self.flags |= BLOCK_UNINIT,
+        }
+        if used_inodes > 0 {
+            let bitmap = inode_bitmap(used_inodes, all_inodes);
+            self.inode_bitmap_checksum = checksum(seed, &bitmap[..all_inodes as usize / 8]);
+            write(self.inode_bitmap, &bitmap)?;
+        } else {
+            self.flags |= INODE_UNINIT;
+        }
+        Ok(())
+    }
 }
 
 /// All descriptors, filled up to whole blocks.

@@ -18,7 +18,7 @@ mod xattr;
 pub(crate) use bitmap::{BlockMap, inode_bitmap};
 pub(crate) use dir::{Name, directory_blocks};
 pub(crate) use extent::ExtentTree;
-pub(crate) use group::{BLOCK_UNINIT, Group, INODE_UNINIT, INODE_ZEROED, descriptor_table};
+pub(crate) use group::{Group, INODE_ZEROED, descriptor_table};
 pub(crate) use inode::{Inode, Payload, kind};
 pub(crate) use journal::{journal_blocks, journal_superblock};
 pub(crate) use superblock::{Journal, Superblock};

@@ -1,0 +1,48 @@
+//! The kernel of a spec: where it is to come from, in which form it boots, and what it must bring.
+
+use std::path::PathBuf;
+
+use microagent_crds::{KernelSource as SpecKernelSource, WorkspaceSpec};
+use microagent_kernel::{Kernel, KernelSource, Need, Presence};
+use microagent_supervisor_protocol as supervisor;
+
+use super::backend::Chosen;
+
+/// The source, and the version that is pinned.
+pub(super) fn kernel_source(spec: &WorkspaceSpec) -> (KernelSource, Option<String>) {
+    let kernel = &spec.kernel;
+    let source = match (kernel.source, &kernel.path) {
+        (SpecKernelSource::Path, Some(path)) => {
+            KernelSource::Path { kernel: PathBuf::from(path), modules: kernel.modules.as_ref().map(PathBuf::from) }
+        }
+        (SpecKernelSource::Package, _) => KernelSource::Package { name: None, version: None },
+        // `url` and `oci` are refused when the manifest is read.
+        _ => KernelSource::Default,
+    };
+    (source, kernel.version.clone())
+}
+
+/// The form of the kernel that the backend boots fastest, where the kernel has it.
+pub(super) fn bootable(kernel: &Kernel, chosen: &Chosen, args: &[String]) -> supervisor::Kernel {
+    use supervisor::KernelFormat;
+    let elf =
+        kernel.vmlinux.as_ref().filter(|_| kernel.pvh && chosen.capabilities.kernel_format == Some(KernelFormat::Elf));
+    let (path, format) = match elf {
+        Some(vmlinux) => (vmlinux.clone(), KernelFormat::Elf),
+        None if cfg!(target_arch = "aarch64") => (kernel.image.clone(), KernelFormat::Image),
+        None => (kernel.image.clone(), KernelFormat::BzImage),
+    };
+    supervisor::Kernel { path, format, args: args.to_vec() }
+}
+
+/// What the guest's kernel is given: the devices over MMIO, as QEMU's `microvm` and Firecracker have them, where the kernel can; else
+/// those over PCI.
+pub(super) fn needs(kernel: &Kernel) -> &'static [Need] {
+    if kernel.presence(Need::VirtioMmio) == Presence::Missing { Need::PCI } else { Need::MMIO }
+}
+
+/// What QEMU must be told: a kernel that cannot do MMIO needs a machine with PCI.
+pub(super) fn qemu_options(kernel: &Kernel, chosen: &Chosen) -> Option<supervisor::QemuOptions> {
+    let pci = chosen.name == "Qemu" && needs(kernel) == Need::PCI;
+    pci.then_some(supervisor::QemuOptions { machine: Some(supervisor::QemuMachine::Q35), accelerator: None })
+}
