@@ -9,6 +9,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// One heap for all threads. glibc has one for each, and keeps some MiB of freed memory in every one of them: 4.5 MiB more in all.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 /// Keeps the workspaces of one host as their manifests say.
 #[derive(Parser)]
 #[command(version)]

@@ -26,9 +26,9 @@ use crate::{
 
 /// How long a workspace may take for anything, as `microagent wait` has it. A guest boots in seconds, on a busy host in tens of
 /// them, and a kernel is downloaded once.
-const PATIENCE: &str = "300s";
+const PATIENCE: &str = "40s";
 /// The same, for what is not asked of `microagent wait`.
-const PATIENCE_TIME: Duration = Duration::from_secs(300);
+const PATIENCE_TIME: Duration = Duration::from_secs(40);
 
 /// A host. Its machines are ended when it is dropped.
 pub struct Host {
@@ -182,13 +182,13 @@ impl Host {
         let _ = self.ok(["wait", name, &format!("--for=condition={condition}"), "--timeout", PATIENCE]);
     }
 
-    /// Waits until a condition is as asked for (`Stalled`, `Ready=False`) and for this reason; gives what it says. Conditions
-    /// move on when something is tried again, so this watches every change.
+    /// Waits until a condition is as asked for (`Stalled`, `Ready=False`) and for this reason, and says each of these words; gives
+    /// what it says. Conditions move on when something is tried again, so this watches every change.
     ///
     /// # Panics
     /// When it does not come to that.
     #[must_use]
-    pub fn told(&self, name: &str, condition: &str, reason: &str) -> String {
+    pub fn told(&self, name: &str, condition: &str, reason: &str, words: &[&str]) -> String {
         self.wait(name, condition);
         let (kind, status) = condition.split_once('=').unwrap_or((condition, "True"));
         let mut watch = self
@@ -207,13 +207,15 @@ impl Host {
                 .find_map(|object| {
                     let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
                     let told = conditions.into_iter().find(|c| c["type"] == kind && c["status"] == status)?;
-                    (told["reason"] == reason).then(|| told["message"].as_str().unwrap_or_default().to_owned())
+                    let message = told["message"].as_str().unwrap_or_default();
+                let says = told["reason"] == reason && words.iter().all(|word| message.contains(word));
+                says.then(|| message.to_owned())
                 });
         watch.kill().unwrap();
         watch.wait().unwrap();
         let _ = reader.join();
         found.unwrap_or_else(|| {
-            panic!("{name} is never {condition} for {reason}: {:#?}\n{}", self.conditions(name), self.report())
+            panic!("{name} is never {condition} for {reason} with {words:?}: {:#?}\n{}", self.conditions(name), self.report())
         })
     }
 

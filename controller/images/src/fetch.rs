@@ -85,13 +85,15 @@ pub(crate) async fn layer(store: &Store, registry: &Registry, layer: &Descriptor
 /// Brings an ingest to its full length.
 async fn transfer(registry: &Registry, mut ingest: Ingest, meter: &Meter, origin: &str) -> Result<Ingest> {
     let mut retry = Retry::default();
+    // The most there ever was: a blob that is short on the registry starts over and over, and never gets further.
+    let mut furthest = ingest.len();
     while ingest.len() < ingest.size() {
         meter.check()?;
-        let before = ingest.len();
         let (back, result) = attempt(registry, ingest, meter, origin).await?;
         ingest = back;
         if let Err(error) = result {
-            if ingest.len() > before {
+            if ingest.len() > furthest {
+                furthest = ingest.len();
                 retry = Retry::default();
             }
             // Too many bytes are the wrong ones, and on a full disk a rest that nobody continues is in the way.
@@ -115,12 +117,12 @@ async fn attempt(registry: &Registry, mut ingest: Ingest, meter: &Meter, origin:
             ingest.restart()?;
             response
         }
+        // What the registry has ends where we are.
         Ok(Blob::NoSuchPart) => {
             meter.take_back(offset);
             ingest.restart()?;
-            let why = "it cannot continue an interrupted transfer".to_owned();
-            let what = format!("layer {digest}");
-            return Ok((ingest, Err(Error::RegistryUnreachable { registry: registry.name().to_owned(), what, why })));
+            let size = ingest.size();
+            return Ok((ingest, Err(truncated(digest, origin, offset, size))));
         }
         Err(e) => return Ok((ingest, Err(e))),
     };

@@ -157,7 +157,13 @@ impl Store {
         if needed == 0 || needed.saturating_add(MARGIN) <= free {
             return Ok(());
         }
-        let why = format!("the layers need {} MiB and {} MiB are free", needed.div_ceil(1 << 20), free >> 20);
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        let why = format!(
+            "the layers need {} MiB and the host {} MiB beside them, and {} MiB are free",
+            mib(needed),
+            mib(MARGIN),
+            free >> 20
+        );
         Err(Error::DiskFull { path: self.root.clone(), why })
     }
 }

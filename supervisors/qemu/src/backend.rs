@@ -73,14 +73,22 @@ impl Backend for Qemu {
 
     fn capabilities(&self) -> Capabilities {
         let qemu = host::qemu();
-        let found = qemu.is_some() && host::vsock().is_some();
-        let (accelerators, accelerator_reason) = self.accelerators(None).unwrap_or_default();
+        let lacks = match (&qemu, host::vsock()) {
+            (None, _) => Some(no_qemu()),
+            (_, None) => Some(no_vsock()),
+            _ => None,
+        };
+        // What keeps every machine from starting is told before what only makes them slow.
+        let (accelerators, accelerator_reason) = match lacks {
+            Some(lacks) => (Vec::new(), Some(format!("{}; {}", lacks.message, lacks.remediation))),
+            None => self.accelerators(None).unwrap_or_default(),
+        };
         Capabilities {
             backend: self.name().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             vmm: qemu.as_deref().and_then(host::version_line),
             verbs: VERBS.to_vec(),
-            accelerators: if found { accelerators } else { Vec::new() },
+            accelerators,
             accelerator_reason,
             kernel_format: Some(if cfg!(target_arch = "x86_64") { KernelFormat::Elf } else { KernelFormat::Image }),
             max_vcpus: self.max_vcpus(),

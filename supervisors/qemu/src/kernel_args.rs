@@ -63,3 +63,15 @@ pub(crate) fn command_line(accelerator: Accelerator, tsc: Option<Tsc>, callers: 
     words.extend_from_slice(callers);
     words.join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_that_the_host_does_not_trust_is_not_called_reliable() {
+        let line = |steady| command_line(Accelerator::Tcg, Some(Tsc { khz: 1, steady }), &[]);
+        assert!(line(true).contains("tsc_early_khz=1 tsc=reliable"));
+        assert!(line(false).contains("tsc_early_khz=1") && !line(false).contains("tsc=reliable"));
+    }
+}

@@ -8,7 +8,7 @@ use std::{
 
 use microagent_tests::{
     host::{Host, busybox_image, manifest},
-    image_fixture::{Compression, ImageFixture, noise_layer},
+    image_fixture::{Compression, ImageFixture, LayerBuilder},
     registry::Registry,
 };
 use serde_json::json;
@@ -47,23 +47,24 @@ impl Drop for Small {
 #[test]
 fn a_full_cache_disk_is_told_and_the_pull_goes_on_when_there_is_room() {
     let Some(registry) = Registry::start("full_cache") else { return };
-    let layer = noise_layer("large", 8 << 20);
-    let large = ImageFixture::new().layer(layer, Compression::None).run("Cmd", vec!["/large"]).build();
+    // Little to pull, much to write.
+    let layer = LayerBuilder::new().file("large", 0o755, &vec![b'x'; 100 << 20]).finish();
+    let large = ImageFixture::new().layer(layer, Compression::Gzip).run("Cmd", vec!["/large"]).build();
     let image = large.push(&registry, "demo/large", "1");
     let mut host = Host::new();
     let images = host.cache().join("images");
-    let Some(small) = Small::mount("full_cache", &images, "4m") else { return };
+    let Some(small) = Small::mount("full_cache", &images, "32m") else { return };
     host.start_controller();
     host.drop_file("large.yaml", &manifest("large", &image, &json!({ "command": ["/large"] })));
     let place = images.to_str().expect("a path");
     assert_told(&host, "large", "ImageResolved=False", "DiskFull", &["no space left", place, "free some space"]);
-    // Room for the layer, not for the root disk made of it.
-    small.grow("12m");
+    // Room for the layer (and what a pull leaves free), not for the root disk made of it.
+    small.grow("80m");
     host.wait("large", "ImageResolved");
     assert_told(&host, "large", "RootfsBuilt=False", "DiskFull", &["demo/large", "room"]);
     assert_eq!(host.check_disks(&images), 0, "no half of a root disk is taken for one");
     assert_eq!(host.half_made(), Vec::<PathBuf>::new());
-    small.grow("64m");
+    small.grow("300m");
     host.wait("large", "RootfsBuilt");
     assert_eq!(host.check_disks(&images), 1);
     host.drop_file("large.yaml", &manifest("large", &image, &halted()));
@@ -79,7 +80,9 @@ fn a_full_state_disk_stops_nobody_for_good() {
     let mut host = Host::new();
     let Some(small) = Small::mount("full_state", &host.state(), "512k") else { return };
     host.start_controller();
-    let spec = json!({ "runPolicy": "Once", "command": ["/bin/echo", "done"] });
+    // The tables of so large a file system are larger than the disk it is to be on.
+    let resources = json!({ "memory": "128Mi", "disk": "1Ti" });
+    let spec = json!({ "runPolicy": "Once", "command": ["/bin/echo", "done"], "resources": resources });
     host.drop_file("web.yaml", &manifest("web", &image, &spec));
     let place = host.state().join("machines");
     assert_told(&host, "web", "MachineStarted=False", "DiskFull", &[place.to_str().expect("a path")]);
@@ -89,7 +92,7 @@ fn a_full_state_disk_stops_nobody_for_good() {
     assert!(!filled.expect("dd").status.success(), "the disk is full");
     host.drop_file("late.yaml", &manifest("late", &image, &halted()));
     fs::remove_file(filler).expect("the filler");
-    small.grow("64m");
+    small.grow("300m");
     host.wait("late", "Ready");
     host.wait("web", "Ready");
     assert_eq!(host.ok(["logs", "web"]), "done\n");

@@ -31,9 +31,9 @@ fn of_several_manifests_in_a_file_the_good_ones_run_and_each_bad_one_says_where_
     host.drop_file("all.yaml", &documents.join("---\n"));
     host.wait("first", "Ready");
     host.wait("last", "Ready");
-    assert_told(&host, "unknown", "Stalled", "InvalidManifest", &["all.yaml:14:", "comand", "command"]);
-    assert_told(&host, "wrong-type", "Stalled", "InvalidManifest", &["all.yaml:22:", "spec.resources.memory"]);
-    assert_told(&host, "wrong-value", "Stalled", "InvalidManifest", &["all.yaml:30:", "spec.runPolicy", "Once"]);
+    assert_told(&host, "unknown", "Stalled", "InvalidManifest", &["all.yaml:15:", "comand", "command"]);
+    assert_told(&host, "wrong-type", "Stalled", "InvalidManifest", &["all.yaml:23:", "spec.resources.memory"]);
+    assert_told(&host, "wrong-value", "Stalled", "InvalidManifest", &["all.yaml:31:", "spec.runPolicy", "Once"]);
     assert_told(&host, "later", "Stalled", "NotSupported", &["all.yaml", "spec.network", "not supported yet"]);
 
     // What was good stays what it was until the file is good again.
