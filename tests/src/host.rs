@@ -26,9 +26,9 @@ use crate::{
 
 /// How long a workspace may take for anything, as `microagent wait` has it. A guest boots in seconds, on a busy host in tens of
 /// them, and a kernel is downloaded once.
-const PATIENCE: &str = "40s";
+const PATIENCE: &str = "300s";
 /// The same, for what is not asked of `microagent wait`.
-const PATIENCE_TIME: Duration = Duration::from_secs(40);
+const PATIENCE_TIME: Duration = Duration::from_secs(300);
 
 /// A host. Its machines are ended when it is dropped.
 pub struct Host {
@@ -208,14 +208,18 @@ impl Host {
                     let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
                     let told = conditions.into_iter().find(|c| c["type"] == kind && c["status"] == status)?;
                     let message = told["message"].as_str().unwrap_or_default();
-                let says = told["reason"] == reason && words.iter().all(|word| message.contains(word));
-                says.then(|| message.to_owned())
+                    let says = told["reason"] == reason && words.iter().all(|word| message.contains(word));
+                    says.then(|| message.to_owned())
                 });
         watch.kill().unwrap();
         watch.wait().unwrap();
         let _ = reader.join();
         found.unwrap_or_else(|| {
-            panic!("{name} is never {condition} for {reason} with {words:?}: {:#?}\n{}", self.conditions(name), self.report())
+            panic!(
+                "{name} is never {condition} for {reason} with {words:?}: {:#?}\n{}",
+                self.conditions(name),
+                self.report()
+            )
         })
     }
 

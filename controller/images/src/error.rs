@@ -94,7 +94,9 @@ pub enum Error {
         actual: Digest,
     },
     /// Fewer bytes came than the image says there are.
-    #[error("layer {digest} from {origin} ended after {got} of {size} bytes; it is tried again, and if it stays so, push the image again")]
+    #[error(
+        "layer {digest} from {origin} ended after {got} of {size} bytes; it is tried again, and if it stays so, push the image again"
+    )]
     LayerTruncated {
         /// The layer.
         digest: Digest,

@@ -185,7 +185,7 @@ fn tsc_khz() -> Option<u64> {
 }
 
 fn no_qemu() -> ErrorBody {
-    let message = format!("{} is not in PATH", host::EMULATOR);
+    let message = format!("{} is not in PATH, nor named by MICROAGENT_QEMU", host::EMULATOR);
     ErrorBody::new(ErrorCode::VmmNotFound, message)
 }
 

@@ -29,14 +29,17 @@ pub(crate) enum Vsock {
 
 /// QEMU: `MICROAGENT_QEMU`, or from `PATH`.
 pub(crate) fn qemu() -> Option<PathBuf> {
-    named("MICROAGENT_QEMU").or_else(|| in_path(EMULATOR))
+    match named("MICROAGENT_QEMU") {
+        Some(program) => Some(program).filter(|path| is_executable(path)),
+        None => in_path(EMULATOR),
+    }
 }
 
 /// What serves vsock here. A program named by `MICROAGENT_VHOST_DEVICE_VSOCK` goes before the kernel; others, found in `PATH`,
 /// beside this executable, in `~/.cargo/bin` or in `~/.cache/microagent-tools/bin`, after it.
 pub(crate) fn vsock() -> Option<Vsock> {
     if let Some(program) = named("MICROAGENT_VHOST_DEVICE_VSOCK") {
-        return Some(Vsock::Program(program));
+        return is_executable(&program).then_some(Vsock::Program(program));
     }
     if OpenOptions::new().read(true).write(true).open("/dev/vhost-vsock").is_ok() {
         return Some(Vsock::Kernel);

@@ -94,7 +94,7 @@ fn a_full_state_disk_stops_nobody_for_good() {
     fs::remove_file(filler).expect("the filler");
     small.grow("300m");
     host.wait("late", "Ready");
-    host.wait("web", "Ready");
+    let _ = host.told("web", "Ready", "Succeeded", &[]);
     assert_eq!(host.ok(["logs", "web"]), "done\n");
     assert_leave_nothing(&host, &["web", "late"]);
     host.kill_controller();

@@ -60,6 +60,6 @@ fn what_the_host_lacks_is_named_and_once_it_is_there_the_workspace_runs_by_itsel
     assert_eq!(host.conditions("web")["ImageResolved"].0, "True", "what can be made is made");
     host.start_controller();
     host.wait("web", "Ready");
-    assert_eq!(host.ok(["logs", "web"]), "up\n");
+    assert_eq!(host.ok(["exec", "web", "--", "echo", "alive"]), "alive\n");
     assert_leave_nothing(&host, &["web"]);
 }

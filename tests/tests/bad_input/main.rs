@@ -1,6 +1,8 @@
 //! What is wrong, end to end: it is told in the conditions of its own workspace and in `describe`, with what, where, why and
 //! what to do; the controller goes on, another workspace is untouched, and nothing half-made stays.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 mod full_disk;
 mod guest;
 mod host;
