@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     env,
     fs::{self, File},
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
@@ -221,6 +221,22 @@ impl Host {
                 self.report()
             )
         })
+    }
+
+    /// Follows what a workload says until it has said this many lines; gives them.
+    ///
+    /// # Panics
+    /// When it ends before.
+    #[must_use]
+    pub fn first_lines(&self, name: &str, count: usize) -> String {
+        let mut command = self.command("microagent");
+        let mut logs = command.args(["logs", "-f", name]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(logs.stdout.take().unwrap()).lines().take(count);
+        let text: String = lines.map(|line| line.unwrap() + "\n").collect();
+        let _ = logs.kill();
+        let _ = logs.wait();
+        assert_eq!(text.lines().count(), count, "{text}\n{}", self.report());
+        text
     }
 
     /// Waits until nothing of a workspace is left.

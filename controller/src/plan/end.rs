@@ -84,7 +84,7 @@ fn count(input: &Input<'_>, memory: &mut Memory, machine: &Machine, hash: String
     } else if let Some(failure) = &guest.failure {
         Fault { code: failure.code.clone(), message: failure.message.clone(), retryable: false }
     } else if let Some(failure) = &machine.failure {
-        let message = format!("{}; {}", failure.message, failure.remediation);
+        let message = format!("{}; read `microagent logs --console {}`", failure.message, input.record.key.name);
         Fault { code: failure.code.to_string(), message, retryable: failure.retryable }
     } else {
         let message = "the guest powered off before its workload ended".to_owned();

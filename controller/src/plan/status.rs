@@ -45,7 +45,7 @@ pub(super) fn status(input: &Input<'_>, memory: &Memory, decision: &Decision) ->
         (ConditionType::SetupComplete, setup_complete(input, memory, running)),
         (ConditionType::Running, workload(memory, decision, running)),
         (ConditionType::RestartRequired, restart_required(decision)),
-        (ConditionType::Reconciling, reconciling(decision, &ready)),
+        (ConditionType::Reconciling, reconciling(input, memory, decision, &ready)),
         (ConditionType::Stalled, stalled(input, memory, decision)),
         (ConditionType::Ready, ready),
     ];
@@ -54,7 +54,7 @@ pub(super) fn status(input: &Input<'_>, memory: &Memory, decision: &Decision) ->
         told.into_iter().map(|(type_, told)| condition(input.previous, type_, told, generation, input.now)).collect();
     let alive_boot = memory.boot.as_ref().filter(|_| running.is_some());
     WorkspaceStatus {
-        phase: Some(phase(decision)),
+        phase: Some(if holds_up(input, memory, decision).is_some() { Phase::Failed } else { phase(decision) }),
         observed_generation: Some(generation),
         running_generation: alive_boot.map(|boot| boot.generation),
         conditions,
@@ -256,6 +256,18 @@ fn restart_required(decision: &Decision) -> Told {
     }
 }
 
+/// The failure that only a person can end. It is tried again from time to time all the same, and holds until its stage has
+/// succeeded, not only until the next try.
+fn holds_up<'a>(input: &Input<'_>, memory: &'a Memory, decision: &'a Decision) -> Option<(Stage, &'a Fault)> {
+    let known = memory.failure.as_ref().filter(|failure| failure.generation == input.record.generation);
+    let (stage, fault) = match (&decision.standing, known) {
+        (Standing::Retrying(fault) | Standing::Blind(fault), _) => (known.map_or(Stage::Start, |f| f.stage), fault),
+        (Standing::Making(_) | Standing::Starting | Standing::Ending, Some(known)) => (known.stage, &known.fault),
+        _ => return None,
+    };
+    (!fault.retryable).then_some((stage, fault))
+}
+
 /// Whether a person must act.
 fn stalled(input: &Input<'_>, memory: &Memory, decision: &Decision) -> Told {
     if let Some(problem) = input.record.problem.as_ref().filter(|_| input.record.deleted_at.is_none()) {
@@ -265,12 +277,11 @@ fn stalled(input: &Input<'_>, memory: &Memory, decision: &Decision) -> Told {
         };
         return yes(reason, problem.message.clone());
     }
+    if let Some((stage, fault)) = holds_up(input, memory, decision) {
+        let (_, reason, message) = failed(stage, fault);
+        return yes(reason, message);
+    }
     match &decision.standing {
-        Standing::Retrying(fault) | Standing::Blind(fault) if !fault.retryable => {
-            let stage = memory.failure.as_ref().map_or(Stage::Start, |failure| failure.stage);
-            let (_, reason, message) = failed(stage, fault);
-            yes(reason, message)
-        }
         Standing::Failed => yes(Reason::WorkloadFailed, failed_message(input)),
         Standing::Outdated => yes(Reason::SpecChanged, restart_required(decision).2),
         _ => no(Reason::Settled, "nobody has to act"),
@@ -335,13 +346,13 @@ fn making(input: &Input<'_>, memory: &Memory, stage: Stage) -> Told {
     no(reason, message)
 }
 
-fn reconciling(decision: &Decision, ready: &Told) -> Told {
+fn reconciling(input: &Input<'_>, memory: &Memory, decision: &Decision, ready: &Told) -> Told {
+    if holds_up(input, memory, decision).is_some() {
+        return no(Reason::Settled, "nothing will change by itself, but it is tried again from time to time");
+    }
     match &decision.standing {
         Standing::Running | Standing::Outdated | Standing::Halted | Standing::Succeeded | Standing::Failed => {
             no(Reason::Settled, "nothing is left to do")
-        }
-        Standing::Retrying(fault) | Standing::Blind(fault) if !fault.retryable => {
-            no(Reason::Settled, "nothing will change by itself, but it is tried again from time to time")
         }
         _ => yes(Reason::Progressing, ready.2.clone()),
     }
@@ -358,8 +369,7 @@ fn phase(decision: &Decision) -> Phase {
         Standing::Halted => Phase::Halted,
         Standing::Succeeded => Phase::Succeeded,
         Standing::Failed => Phase::Failed,
-        Standing::Retrying(fault) if fault.retryable => Phase::Pending,
-        Standing::Retrying(_) => Phase::Failed,
+        Standing::Retrying(_) => Phase::Pending,
         Standing::Blind(_) => Phase::Unknown,
     }
 }

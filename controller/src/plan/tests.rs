@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use microagent_crds::{ConditionType, Phase, Reason, RunPolicy, Workspace, WorkspaceSpec, WorkspaceStatus};
-use microagent_supervisor_protocol::{Exit, Identity, Machine, MachineState};
+use microagent_supervisor_protocol::{ErrorText, Exit, Identity, Machine, MachineState};
 
 use super::{Action, Input, Plan, plan, record_failure};
 use crate::{
@@ -429,6 +429,32 @@ fn a_guest_without_its_program_stalls_with_the_guests_own_reason() {
     assert_eq!(life.reason(ConditionType::Stalled), Reason::WorkloadNotFound);
     assert!(life.is(ConditionType::Stalled));
     assert_eq!(life.reason(ConditionType::MachineStarted), Reason::WorkloadNotFound);
+}
+
+#[test]
+fn what_only_a_person_can_mend_stays_stalled_while_it_is_tried_again() {
+    let mut life = Life::new(RunPolicy::Always);
+    life.settle(0);
+    for _ in 0..3 {
+        life.end(None);
+        let text = ErrorText { code: "UserNotFound".to_owned(), message: "no such user".to_owned() };
+        life.machine().guest.workload_started_at = None;
+        life.machine().guest.failure = Some(text);
+        life.settle(0);
+        assert_eq!(life.reason(ConditionType::Stalled), Reason::UserNotFound);
+        life.now = life.look().wake;
+        while life.look().next.is_some() {
+            let plan = life.look();
+            assert!(plan.status.is_true(ConditionType::Stalled) && !plan.status.is_true(ConditionType::Reconciling));
+            assert_eq!(plan.status.phase, Some(Phase::Failed));
+            life.pass();
+            life.machine().guest.workload_started_at = None;
+        }
+    }
+    let now = life.now;
+    life.machine().guest.workload_started_at = Some(now);
+    life.settle(0);
+    assert!(life.is(ConditionType::Ready) && !life.is(ConditionType::Stalled));
 }
 
 #[test]
