@@ -1,5 +1,5 @@
 //! Whole lives of machines through the real executable, with a VMM and a guest that are scripts: what the shim and the verbs
-//! do whatever the guest does. The last test boots a real guest where one is given.
+//! do whatever the guest does. Real guests boot in the end-to-end tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test and its helpers end by panicking")]
 
 mod fake;
@@ -8,12 +8,10 @@ use std::{
     fs,
     io::Write,
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use fake::{Host, PATIENCE, SUPERVISOR};
 use microagent_guest_protocol::Exit;
-use microagent_shim::Record;
 use microagent_supervisor_protocol::{Accelerator, CallError, ErrorCode, Halt, MachineState, Response};
 use rustix::process::Signal;
 
@@ -257,19 +255,4 @@ fn what_is_no_request_is_answered_with_a_code() {
         let response: Response = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!((output.status.code(), response.error.unwrap().code), (Some(1), code));
     }
-}
-
-#[test]
-fn a_real_guest_boots_sees_its_disks_in_order_and_reports() {
-    let Some(host) = Host::real() else { return };
-    host.start("b1").unwrap();
-    let machine = host.ended();
-    assert_eq!((machine.failure, machine.guest.failure), (None, None));
-    assert_eq!(machine.guest.workload_exit, Some(Exit::code(7)));
-    let log = fs::read_to_string(host.dir().join("workload.log")).unwrap();
-    assert!(log.contains("stdout F hello\n") && log.contains("stdout F marker of disk 1\n"), "{log}");
-    let record: Record = host.record();
-    assert!(record.vmm.is_none());
-    println!("timings: {:?} {:?}", machine.timings, machine.guest.timings);
-    assert!(Duration::from_millis(machine.timings["configured"]) < PATIENCE);
 }
