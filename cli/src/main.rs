@@ -16,8 +16,6 @@ mod watch;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    ExitCode::from(commands::main(cli::Cli::parse()))
+    ExitCode::from(cli::parse().map_or_else(|code| code, commands::main))
 }

@@ -118,18 +118,22 @@ fn texts(filenames: &[PathBuf]) -> Result<Vec<(String, String)>> {
         }
         let cannot = |path: &Path| {
             let path = path.display().to_string();
-            move || format!("cannot read {path}")
+            move |e: io::Error| {
+                let missing = e.kind() == io::ErrorKind::NotFound;
+                let failure = Failure::new(format!("cannot read {path}: {e}"));
+                if missing { failure.help("check the path") } else { failure }
+            }
         };
         let mut files = vec![path.clone()];
         if path.is_dir() {
             files = fs::read_dir(path)
                 .and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect::<io::Result<Vec<_>>>())
-                .context(cannot(path))?;
+                .map_err(cannot(path))?;
             files.retain(|file| manifest_name(file));
             files.sort();
         }
         for file in files {
-            texts.push((fs::read_to_string(&file).context(cannot(&file))?, file.display().to_string()));
+            texts.push((fs::read_to_string(&file).map_err(cannot(&file))?, file.display().to_string()));
         }
     }
     Ok(texts)
@@ -183,6 +187,6 @@ mod tests {
     fn a_file_that_is_not_there_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let message = read_all(&context(dir.path()), &[dir.path().join("no.yaml")]).unwrap_err().to_string();
-        assert!(message.contains("no.yaml"), "{message}");
+        assert!(message.contains("no.yaml") && message.ends_with("help: check the path"), "{message}");
     }
 }

@@ -17,12 +17,16 @@ use crate::{
     output::{self, Format, OutputArgs, human, table::Table},
 };
 
+/// The check of the controller.
+const CONTROLLER: &str = "Controller";
 /// How long a supervisor may look at the host: it may create a virtual machine to see whether that works.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// With less free space a first image, its root disk and a kernel do not fit.
 const SCARCE: u64 = 2 << 30;
 /// With less free space nothing can be written with confidence.
 const NONE_LEFT: u64 = 64 << 20;
+/// Longer messages are cut in the table: with the columns before it, this still fits in two lines of most terminals.
+const LONG: usize = 120;
 
 /// Check what this host has for running workspaces
 #[derive(Debug, clap::Args)]
@@ -33,12 +37,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
-    let context = context.clone();
+    let (context, verbose) = (context.clone(), context.verbose > 0);
     let report = tokio::task::spawn_blocking(move || examine(&context)).await?;
     let text = match output::structured(args.output.output, &json!({ "ok": report.able(), "checks": report.checks }))? {
         Some(text) => text,
         None if args.output.output == Format::Name => report.checks.iter().map(|c| format!("{}\n", c.name)).collect(),
-        None => report.text(),
+        None => report.text(verbose),
     };
     output::print(&text)?;
     Ok(if report.able() { 0 } else { FAILED })
@@ -49,6 +53,8 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
 struct Report {
     checks: Vec<Check>,
     backends: Vec<String>,
+    /// Whether a controller is up. That none is, is neither good nor bad.
+    controller: bool,
 }
 
 impl Report {
@@ -57,12 +63,20 @@ impl Report {
         !self.backends.is_empty() && self.checks.iter().all(|c| c.status != CheckStatus::Failed)
     }
 
-    fn text(&self) -> String {
+    fn text(&self, verbose: bool) -> String {
         let mut table = Table::new(&["CHECK", "STATUS", "FOUND"]);
+        let mut is_cut = false;
         for check in &self.checks {
-            table.row([check.name.as_str(), word(check.status), check.message.as_str()]);
+            let status = if check.name == CONTROLLER && !self.controller { "none" } else { word(check.status) };
+            let whole = human::one_line(&check.message);
+            let found = if verbose { whole.clone() } else { first_clause(&whole) };
+            is_cut |= found != whole;
+            table.row([check.name.clone(), status.to_owned(), found]);
         }
         let mut text = table.render("");
+        if is_cut {
+            text.push_str("\n`microagent doctor -v` tells in full what ends with … here.\n");
+        }
         let helps: Vec<_> = self
             .checks
             .iter()
@@ -78,6 +92,16 @@ impl Report {
         });
         text
     }
+}
+
+/// A long message up to its first colon or semicolon that ends a clause; a short one as it is.
+fn first_clause(message: &str) -> String {
+    if message.chars().count() <= LONG {
+        return message.to_owned();
+    }
+    let end = message.find("; ").into_iter().chain(message.find(": ")).min();
+    let clause = end.map_or(message, |end| &message[..end]);
+    format!("{} …", clause.chars().take(LONG).collect::<String>())
 }
 
 fn word(status: CheckStatus) -> &'static str {
@@ -97,10 +121,12 @@ fn examine(context: &Context) -> Report {
     let paths = &context.paths;
     report.checks.push(directory("StateDirectory", &paths.state));
     report.checks.push(directory("CacheDirectory", &paths.cache));
-    report.checks.push(match context.controller() {
-        Some(0) => check("Controller", CheckStatus::Ok, "one is up", None),
-        Some(pid) => check("Controller", CheckStatus::Ok, format!("one is up (process {pid})"), None),
-        None => check("Controller", CheckStatus::Ok, "none is up; `microagent up` starts one", None),
+    let controller = context.controller();
+    report.controller = controller.is_some();
+    report.checks.push(match controller {
+        Some(0) => check(CONTROLLER, CheckStatus::Ok, "one is up", None),
+        Some(pid) => check(CONTROLLER, CheckStatus::Ok, format!("one is up (process {pid})"), None),
+        None => check(CONTROLLER, CheckStatus::Ok, "none is up; `microagent up` starts one", None),
     });
     report.checks.push(guest_init());
     report.checks.push(kernel(&paths.kernels(), tool("apt-get")));
@@ -191,7 +217,15 @@ fn backend(name: &str) -> (Vec<Check>, bool) {
     };
     let (mut checks, starts) = (vec![summary(name, &capabilities)], can_start(&capabilities));
     match supervisor.check(None, DEADLINE) {
-        Ok(found) => checks.extend(found.into_iter().map(|c| Check { name: format!("{name}/{}", c.name), ..c })),
+        Ok(found) => {
+            for found in found {
+                // A backend that is not built yet says about itself what the summary says.
+                match checks.first_mut().filter(|_| found.name == name) {
+                    Some(summary) => *summary = found,
+                    None => checks.push(Check { name: format!("{name}/{}", found.name), ..found }),
+                }
+            }
+        }
         Err(e) => checks.push(check(&format!("{name}/Check"), CheckStatus::Failed, e.to_string(), None)),
     }
     let able = starts && checks.iter().all(|c| c.status != CheckStatus::Failed);
@@ -206,7 +240,7 @@ fn summary(name: &str, capabilities: &Capabilities) -> Check {
     let vmm = capabilities.vmm.as_deref().unwrap_or("no VMM found");
     let accelerators: Vec<_> = capabilities.accelerators.iter().map(|a| format!("{a:?}").to_lowercase()).collect();
     let with = if accelerators.is_empty() { String::new() } else { format!(", {}", accelerators.join(", ")) };
-    let why = capabilities.accelerator_reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
+    let why = capabilities.accelerator_reason.as_ref().map(|r| format!("; {r}")).unwrap_or_default();
     let status = if can_start(capabilities) { CheckStatus::Ok } else { CheckStatus::Failed };
     check(name, status, format!("{vmm}{with}{why}"), None)
 }
@@ -227,17 +261,20 @@ mod tests {
         Report {
             checks: vec![
                 check("StateDirectory", CheckStatus::Ok, "/s, 10.0 GiB free", None),
+                check(CONTROLLER, CheckStatus::Ok, "none is up", None),
                 check("Qemu/Kvm", status, "no /dev/kvm", Some("load the module kvm_intel or kvm_amd")),
             ],
             backends: backends.iter().map(|&b| b.to_owned()).collect(),
+            controller: false,
         }
     }
 
     #[test]
     fn the_table_tells_what_to_do() {
-        insta::assert_snapshot!(report(CheckStatus::Warning, &["Qemu"]).text(), @r"
+        insta::assert_snapshot!(report(CheckStatus::Warning, &["Qemu"]).text(false), @r"
         CHECK            STATUS    FOUND
         StateDirectory   ok        /s, 10.0 GiB free
+        Controller       none      none is up
         Qemu/Kvm         warning   no /dev/kvm
 
         What to do:
@@ -245,6 +282,17 @@ mod tests {
 
         Machines can be started here, with Qemu.
         ");
+    }
+
+    #[test]
+    fn a_long_message_is_cut_after_its_first_clause_unless_all_is_asked_for() {
+        let long = format!("KVM does not run guests: {}", "the VMM ended\n".repeat(20));
+        let report = Report { checks: vec![check("Qemu/Kvm", CheckStatus::Ok, long, None)], ..Report::default() };
+        assert!(report.text(false).contains("KVM does not run guests …\n"), "{}", report.text(false));
+        assert!(report.text(false).contains("doctor -v"));
+        let whole = report.text(true);
+        assert!(whole.matches("the VMM ended").count() == 20 && !whole.contains('…'), "{whole}");
+        assert_eq!(first_clause("/usr/bin/qemu: 7.2; fine"), "/usr/bin/qemu: 7.2; fine");
     }
 
     #[test]

@@ -41,7 +41,11 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8> {
     if !args.watch {
         output::print(&all(format, &events, args.all_namespaces)?)?;
         if events.is_empty() && matches!(format, Format::Table | Format::Wide) {
-            output::note("No events found.");
+            output::note(&match &key {
+                Some(key) if key.namespace == context.namespace => format!("No events of workspace {}", key.name),
+                Some(key) => format!("No events of workspace {key}"),
+                None => "No events found.".to_owned(),
+            });
         }
         return Ok(0);
     }

@@ -90,7 +90,7 @@ async fn pull(store: &Store, image: ImageReference, platform: Option<Platform>, 
     let image = pulled.map_err(|e| {
         let again = e.is_retryable() && !e.needs_person();
         let message = format!("{}: {e}", e.category());
-        if again { Failure::try_again(message) } else { Failure::new(message) }
+        if again { Failure::try_again(message).help("try again later") } else { Failure::new(message) }
     })?;
     match output::structured(format, &whole(&image))? {
         Some(text) => output::print(&text)?,
@@ -195,7 +195,11 @@ fn not_found(image: &str) -> Failure {
 
 fn remove(store: &Store, images: &[String]) -> Result<u8> {
     for image in images {
-        let removed = store.remove(image)?;
+        let removed = store.remove(image).map_err(|e| {
+            let unknown = matches!(e, microagent_images::Error::ImageNotFound { .. });
+            let failure = Failure::from(e);
+            if unknown { failure.help("list them with `microagent image list`") } else { failure }
+        })?;
         for reference in &removed.references {
             output::line(&format!("removed {reference}"))?;
         }

@@ -1,6 +1,9 @@
 //! `microagent kernel`
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use microagent_base::Progress;
@@ -129,26 +132,34 @@ fn list(store: &KernelStore, format: Format) -> Result<u8> {
     let text = match output::structured(format, &values)? {
         Some(text) => text,
         None if format == Format::Name => kernels.iter().map(|k| format!("{}\n", k.version)).collect(),
-        None => table(&kernels, Timestamp::now()),
+        None => table(&kernels, format == Format::Wide, Timestamp::now()),
     };
     output::print(&text)?;
     Ok(0)
 }
 
-fn table(kernels: &[Kernel], now: Timestamp) -> String {
+fn table(kernels: &[Kernel], wide: bool, now: Timestamp) -> String {
     let mut table = Table::new(&["VERSION", "ID", "ARCH", "SOURCE", "PACKAGE", "SIZE", "AGE"]);
     for kernel in kernels {
         table.row([
             kernel.version.clone(),
             kernel.id.short(),
             kernel.arch.to_string(),
-            kernel.source.clone(),
+            if wide { kernel.source.clone() } else { short_source(&kernel.source) },
             kernel.package.clone().unwrap_or_default(),
             human::bytes(kernel.size),
             human::age(kernel.installed_at, now),
         ]);
     }
     table.render("")
+}
+
+/// A source without the directories of its path.
+fn short_source(source: &str) -> String {
+    match source.strip_prefix("path:").and_then(|path| Path::new(path).file_name()) {
+        Some(name) => format!("path:…/{}", name.to_string_lossy()),
+        None => source.to_owned(),
+    }
 }
 
 fn value(kernel: &Kernel) -> Value {
@@ -217,6 +228,12 @@ fn faults(found: &Verification) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_in_a_table_loses_its_directories() {
+        assert_eq!(short_source("path:/home/me/builds/vmlinuz-6.1"), "path:…/vmlinuz-6.1");
+        assert_eq!(short_source("package"), "package");
+    }
 
     #[test]
     fn a_source_is_a_word_or_a_path() {

@@ -118,7 +118,11 @@ async fn until(context: &Context, what: What, key: &Key) -> Result<()> {
 fn too_late(context: &Context, args: &Args, key: &Key) -> Result<Failure> {
     let failure = timed_out(&format!("{} of workspace/{}", args.what.text(), key.name), args.timeout);
     let Some(object) = objects::find(&context.paths, key)? else {
-        return Ok(failure.help(format!("there is no workspace {key}; list all with `microagent get -A`")));
+        let what_to_do = match context.controller() {
+            Some(_) => "list all with `microagent get -A`",
+            None => "start `microagent up`, or check the name",
+        };
+        return Ok(failure.help(format!("there is no workspace {key}; {what_to_do}")));
     };
     let asked = match args.what {
         What::Condition(kind, _) => object.condition(kind),

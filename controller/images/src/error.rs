@@ -28,7 +28,7 @@ pub enum Error {
         why: String,
     },
     /// The registry does not answer, or not in a usable way, at the moment.
-    #[error("cannot reach registry {registry} for {what}: {why}; it is tried again")]
+    #[error("cannot reach registry {registry} for {what}: {why}; see that its name is right and that it is up")]
     RegistryUnreachable {
         /// `host[:port]`.
         registry: String,
@@ -38,7 +38,7 @@ pub enum Error {
         why: String,
     },
     /// The registry asks for fewer requests.
-    #[error("registry {registry} limits requests ({why}); it is tried again later, and sooner when you log in to it")]
+    #[error("registry {registry} limits requests ({why}); log in to it to be let make more")]
     RegistryThrottled {
         /// `host[:port]`.
         registry: String,
@@ -94,9 +94,7 @@ pub enum Error {
         actual: Digest,
     },
     /// Fewer bytes came than the image says there are.
-    #[error(
-        "layer {digest} from {origin} ended after {got} of {size} bytes; it is tried again, and if it stays so, push the image again"
-    )]
+    #[error("layer {digest} from {origin} ended after {got} of {size} bytes; if it stays so, push the image again")]
     LayerTruncated {
         /// The layer.
         digest: Digest,

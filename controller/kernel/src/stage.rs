@@ -128,7 +128,7 @@ pub(crate) fn from_path(kernel: &Path, modules: Option<&Path>) -> Result<Staged>
         return Err(Error::KernelNotFound {
             what: kernel.display().to_string(),
             why: "there is no such file".to_owned(),
-            remedy: "correct the path of `kernel.source`".to_owned(),
+            remedy: "check the path".to_owned(),
         });
     }
     let mut index = Index::default();
@@ -138,8 +138,7 @@ pub(crate) fn from_path(kernel: &Path, modules: Option<&Path>) -> Result<Staged>
             return Err(Error::KernelNotFound {
                 what: format!("modules directory {}", modules.display()),
                 why: "there is no such directory".to_owned(),
-                remedy: "correct the modules path of `kernel.source`, or leave it out when all drivers are built in"
-                    .to_owned(),
+                remedy: "check the path, or leave the modules out when all drivers are built in".to_owned(),
             });
         }
         walk(modules, &mut index)?;

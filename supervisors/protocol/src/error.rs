@@ -143,30 +143,30 @@ impl ErrorCode {
     pub fn remediation(self) -> &'static str {
         match self {
             Self::InvalidRequest => {
-                "This is a fault of the caller: compare the request with the protocol's JSON Schema"
+                "this is a fault of the caller: compare the request with the protocol's JSON Schema"
             }
-            Self::UnsupportedProtocol => "Install a supervisor and a controller of the same release",
-            Self::UnsupportedVerb => "Ask `capabilities` which verbs this supervisor has",
-            Self::UnsupportedConfig => "Change the named setting, or choose another backend",
-            Self::VmmNotFound => "Install the VMM; `microagent doctor` names the package",
-            Self::VmmUnsuitable => "Install a newer VMM; `microagent doctor` names what was found",
-            Self::VsockNotFound => "Install vhost-device-vsock with `cargo install --locked vhost-device-vsock`",
+            Self::UnsupportedProtocol => "install a supervisor and a controller of the same release",
+            Self::UnsupportedVerb => "ask `capabilities` which verbs this supervisor has",
+            Self::UnsupportedConfig => "change the named setting, or choose another backend",
+            Self::VmmNotFound => "install the VMM; `microagent doctor` names the package",
+            Self::VmmUnsuitable => "install a newer VMM; `microagent doctor` names what was found",
+            Self::VsockNotFound => "install vhost-device-vsock with `cargo install --locked vhost-device-vsock`",
             Self::AcceleratorUnavailable => {
-                "Leave the accelerator to the supervisor, or make /dev/kvm usable for this user"
+                "leave the accelerator to the supervisor, or make /dev/kvm usable for this user"
             }
-            Self::FileUnavailable => "See that the file exists and that this user may read it",
-            Self::DiskFull => "Free space on the file system of the state directory",
-            Self::MachineRunning => "Halt the running machine first",
-            Self::MachineBusy => "Call again when the other call has ended",
-            Self::MachineNotFound => "Start the machine first",
-            Self::IdentityMismatch => "Give each machine a directory of its own",
-            Self::VmmFailed => "Read the end of the VMM's own words in the details, and the console log",
-            Self::GuestTimeout => "Read the console log; a busy host may need a longer boot timeout",
-            Self::GuestPanic => "Read the end of the console log",
-            Self::GuestFailed => "Do what its words say; the console log has what came before them",
-            Self::GuestProtocol => "Install a guest-init and a supervisor of the same release",
-            Self::ShimLost => "Nothing; the machine is started again when its workspace wants it",
-            Self::Host => "Read the message: it is the operating system's",
+            Self::FileUnavailable => "see that the file exists and that this user may read it",
+            Self::DiskFull => "free space on the file system of the state directory",
+            Self::MachineRunning => "halt the running machine first",
+            Self::MachineBusy => "call again when the other call has ended",
+            Self::MachineNotFound => "start the machine first",
+            Self::IdentityMismatch => "give each machine a directory of its own",
+            Self::VmmFailed => "read the end of the VMM's own words in the details, and the console log",
+            Self::GuestTimeout => "read the console log; a busy host may need a longer boot timeout",
+            Self::GuestPanic => "read the end of the console log",
+            Self::GuestFailed => "do what its words say; the console log has what came before them",
+            Self::GuestProtocol => "install a guest-init and a supervisor of the same release",
+            Self::ShimLost => "nothing; the machine is started again when its workspace wants it",
+            Self::Host => "read the message: it is the operating system's",
         }
     }
 }

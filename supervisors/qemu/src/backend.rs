@@ -99,12 +99,15 @@ impl Backend for Qemu {
         let mut checks = vec![check_qemu(), check_vsock()];
         checks.push(match self.kvm_broken() {
             None => check("Kvm", CheckStatus::Ok, "a virtual machine runs instructions".to_owned(), None),
-            Some(why) => check(
-                "Kvm",
-                CheckStatus::Warning,
-                format!("{why}; machines run translated, many times slower"),
-                Some(ErrorCode::AcceleratorUnavailable),
-            ),
+            // Not the catalogue's words, which are for a machine that asks for KVM.
+            Some(why) => Check {
+                name: "Kvm".to_owned(),
+                status: CheckStatus::Warning,
+                message: why,
+                remediation: Some(
+                    "machines run translated (TCG), slower; to use KVM, mend what the message names".to_owned(),
+                ),
+            },
         });
         if let Some(Err(error)) = config.map(|c| machine_type(c).and_then(|_| self.accelerators(asked(c)))) {
             checks.push(check("Config", CheckStatus::Failed, error.message, Some(error.code)));
@@ -201,7 +204,10 @@ fn check(name: &str, status: CheckStatus, message: String, code: Option<ErrorCod
 
 fn check_qemu() -> Check {
     let failed = |code, message| check("QemuBinary", CheckStatus::Failed, message, Some(code));
-    let Some(path) = host::qemu() else { return failed(ErrorCode::VmmNotFound, no_qemu().message) };
+    let Some(path) = host::qemu() else {
+        let remediation = format!("install QEMU; the package of Debian and Ubuntu is {}", host::PACKAGE);
+        return Check { remediation: Some(remediation), ..failed(ErrorCode::VmmNotFound, no_qemu().message) };
+    };
     let Some(line) = host::version_line(&path) else {
         return failed(ErrorCode::VmmUnsuitable, format!("{} does not tell its version", path.display()));
     };

@@ -15,6 +15,9 @@ pub(crate) const MIN_VERSION: (u32, u32) = (6, 2);
 pub(crate) const EMULATOR: &str =
     if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
 
+/// The package of Debian and Ubuntu that has it.
+pub(crate) const PACKAGE: &str = if cfg!(target_arch = "aarch64") { "qemu-system-arm" } else { "qemu-system-x86" };
+
 /// The program that serves vsock without help of the host's kernel.
 pub(crate) const VSOCK_PROGRAM: &str = "vhost-device-vsock";
 

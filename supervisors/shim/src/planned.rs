@@ -55,7 +55,7 @@ impl Backend for Planned {
             name: self.name.to_owned(),
             status: CheckStatus::Failed,
             message: format!("{}; {found}", self.not_yet()),
-            remediation: Some("Use backend Qemu".to_owned()),
+            remediation: Some("use backend Qemu".to_owned()),
         }]
     }
 
