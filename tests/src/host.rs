@@ -43,9 +43,10 @@ impl Host {
     /// When the programs were not built, or the file system refuses.
     #[must_use]
     pub fn new() -> Self {
-        for name in ["microagent", "microagent-controller", "microagent-supervisor-qemu", "microagent-guest-init"] {
+        for name in ["microagent", "microagent-controller", "microagent-supervisor-qemu"] {
             assert!(bin_dir().join(name).exists(), "{name} is not in {}: run scripts/build first", bin_dir().display());
         }
+        assert!(guest_init().exists(), "{} is not there: run scripts/build first", guest_init().display());
         let dir = tempfile::Builder::new().prefix("microagent-host-").tempdir().unwrap();
         fs::create_dir(dir.path().join("folder")).unwrap();
         fs::create_dir(dir.path().join("cache")).unwrap();
@@ -130,6 +131,7 @@ impl Host {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(bin_dir().join(program));
         command.env("MICROAGENT_STATE_DIR", self.state()).env("MICROAGENT_CACHE_DIR", self.cache());
+        command.env("MICROAGENT_GUEST_INIT", guest_init());
         command
     }
 
@@ -420,6 +422,12 @@ impl Drop for Host {
 pub fn bin_dir() -> PathBuf {
     env::var_os("MICROAGENT_BIN_DIR")
         .map_or_else(|| env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned(), PathBuf::from)
+}
+
+/// The static guest-init that `scripts/build` made. Not the one beside the programs: `cargo test` puts one there that is not static.
+#[must_use]
+pub fn guest_init() -> PathBuf {
+    bin_dir().join("../guest-init/microagent-guest-init")
 }
 
 /// Where tests keep what is too dear to make for each: `MICROAGENT_TEST_CACHE`, or a directory of the user's cache.

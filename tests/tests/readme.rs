@@ -5,7 +5,7 @@
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
 use microagent_tests::{
-    host::{Host, bin_dir, busybox_image},
+    host::{Host, bin_dir, busybox_image, guest_init},
     registry::Registry,
 };
 
@@ -73,6 +73,7 @@ fn every_command_of_the_readme_gives_the_output_that_stands_there() {
     let mut shell = Command::new("bash");
     shell.args(["-c", &script]).current_dir(&home).env("PATH", path);
     shell.env("MICROAGENT_STATE_DIR", host.state()).env("MICROAGENT_CACHE_DIR", host.cache());
+    shell.env("MICROAGENT_GUEST_INIT", guest_init());
     let output = shell.output().unwrap();
     let log = fs::read_to_string(home.join("up.log")).unwrap_or_default();
     let said = String::from_utf8_lossy(&output.stderr);
