@@ -45,7 +45,7 @@ fn a_machine_that_is_killed_is_told_as_that_and_started_again_with_its_disk() {
         fs::read(host.state().join("machines").join(uid).join("vm/machine.json")).expect("the machine's record");
     let record: Value = serde_json::from_slice(&record).expect("JSON");
     let vmm = record["vmm"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("the VMM's process id");
-    let killed = std::process::Command::new("kill").args(["-KILL", &vmm.to_string()]).status().expect("kill");
+    let killed = std::process::Command::new("sh").args(["-c", &format!("kill -KILL {vmm}")]).status().expect("kill");
     assert!(killed.success());
 
     assert_told(&host, "web", "Ready=False", "BackingOff", &["SIGKILL", "started again"]);

@@ -29,7 +29,7 @@ fn what_the_host_lacks_is_named_and_once_it_is_there_the_workspace_runs_by_itsel
             command.env("PATH", &nowhere).env_remove("MICROAGENT_QEMU");
         },
         "BackendUnavailable",
-        &["is not in PATH", "Install", "microagent doctor"],
+        &["is not in PATH", "install", "microagent doctor"],
     );
     // With the name in the environment, no other vsock program is looked for, were it there or not.
     lacking(

@@ -65,7 +65,13 @@ fn a_guest_whose_kernel_panics_is_told_as_that_and_started_again_later_and_later
     host.start_controller();
     let spec = json!({ "kernel": { "args": ["rdinit=/none"] }, "command": ["/bin/true"] });
     host.drop_file("panics.yaml", &manifest("panics", &image, &spec));
-    assert_told(&host, "panics", "MachineStarted=False", "GuestPanic", &["Kernel panic - not syncing", "console log"]);
+    assert_told(
+        &host,
+        "panics",
+        "MachineStarted=False",
+        "GuestPanic",
+        &["Kernel panic - not syncing", "logs --console"],
+    );
     host.wait("panics", "MachineStarted");
     assert_told(&host, "panics", "Ready=False", "GuestPanic", &["Unable to mount root fs"]);
     let console = host.ok(["logs", "--console", "panics"]);
