@@ -168,7 +168,8 @@ fn execs_run_beside_the_workload_which_gets_its_grace_at_the_end() {
     let waiting = "until [ -e /left ]; do sleep 0.1; done; echo seen";
     assert_eq!(ExecSession::start(&vm, exec(waiting)).finish().0, "seen\n");
 
-    let open = ExecSession::start(&vm, exec("echo on; exec sleep 1000"));
+    let mut open = ExecSession::start(&vm, exec("echo on; exec sleep 1000"));
+    open.expect("on");
     shut_down(&vm, 30);
     let told = session.until_the_end(&vm);
     assert_eq!((told.text().as_str(), told.workload_exit()), ("bye\n", Some(Exit::code(3))));
