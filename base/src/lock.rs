@@ -97,6 +97,7 @@ mod tests {
             other => panic!("{other:?}"),
         }
         drop(first);
-        let _again = FileLock::try_exclusive(&path).unwrap();
+        // Waits: a child that another test starts in this very moment holds the file until it executes its program.
+        let _again = FileLock::exclusive(&path).unwrap();
     }
 }
