@@ -37,6 +37,8 @@ pub(super) fn config(record: &Record, image: &ImageConfig, boot_id: &str) -> Res
         setup: spec.setup.iter().map(|step| guest::SetupStep { run: step.run.clone() }).collect(),
         workload: process(spec, image)?,
         grace_seconds: spec.lifecycle.termination_grace_period_seconds,
+        health: None,
+        outputs: Vec::new(),
     })
 }
 

@@ -31,6 +31,75 @@ pub struct Config {
     pub workload: Process,
     /// How long the workload gets between SIGTERM and SIGKILL when the machine is shut down, in seconds.
     pub grace_seconds: u32,
+    /// When the workload counts as healthy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// What is copied out when the workload has ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<Output>,
+}
+
+/// A probe that the guest makes of its workload, as a Pod's probe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Health {
+    /// What is tried.
+    pub probe: Probe,
+    /// Seconds from the workload's start to the first probe.
+    pub initial_delay_seconds: u32,
+    /// Seconds between probes.
+    pub period_seconds: u32,
+    /// Seconds after which a probe without an answer has failed.
+    pub timeout_seconds: u32,
+    /// Successes in a row that make it healthy after a failure.
+    pub success_threshold: u32,
+    /// Failures in a row that make it unhealthy.
+    pub failure_threshold: u32,
+}
+
+/// What a probe tries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+pub enum Probe {
+    /// A command, run as the workload's user in its environment and directory; healthy when it exits with 0.
+    Exec {
+        /// Program and arguments.
+        command: Vec<String>,
+    },
+    /// A plain HTTP/1.1 GET; healthy when the status is 200 to 399.
+    HttpGet {
+        /// The host name or address; 127.0.0.1 when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
+        /// The TCP port.
+        port: u16,
+        /// The path, beginning with `/`.
+        path: String,
+        /// Further headers: name and value.
+        #[serde(default)]
+        headers: Vec<(String, String)>,
+    },
+    /// A TCP connection; healthy when it opens.
+    TcpSocket {
+        /// The host name or address; 127.0.0.1 when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
+        /// The TCP port.
+        port: u16,
+    },
+}
+
+/// A file or directory that is copied out as a tar archive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Output {
+    /// The artifact's name: an RFC 1123 label.
+    pub name: String,
+    /// Absolute path in the guest. Symbolic links in it are resolved inside the guest's root.
+    pub path: String,
 }
 
 /// The root file system. Disks are counted from 0 in the order of the machine's configuration: `/dev/vda` is 0.

@@ -17,7 +17,7 @@ mod exec;
 pub mod frame;
 mod session;
 
-pub use config::{Config, Directory, EnvVar, File, Mount, Process, Root, SetupStep};
+pub use config::{Config, Directory, EnvVar, File, Health, Mount, Output, Probe, Process, Root, SetupStep};
 pub use exec::{Exec, ExecInput, ExecReply, Terminal};
 pub use session::{Event, Exit, Request, ShutdownReply};
 

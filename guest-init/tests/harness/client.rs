@@ -32,6 +32,8 @@ pub(crate) fn config(workload: Process) -> Config {
         setup: Vec::new(),
         workload,
         grace_seconds: 5,
+        health: None,
+        outputs: Vec::new(),
     }
 }
 

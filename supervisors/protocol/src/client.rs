@@ -146,6 +146,30 @@ impl Supervisor {
         self.machine(&Request::Inspect(about(target)), deadline)
     }
 
+    /// Makes the machine's CPUs stand still.
+    ///
+    /// # Errors
+    /// When no answer came, or one that is not `ok`.
+    pub fn pause(&self, target: Target, deadline: Duration) -> Result<Machine, CallError> {
+        self.machine(&Request::Pause(about(target)), deadline)
+    }
+
+    /// Lets a paused or quarantined machine run on.
+    ///
+    /// # Errors
+    /// When no answer came, or one that is not `ok`.
+    pub fn resume(&self, target: Target, deadline: Duration) -> Result<Machine, CallError> {
+        self.machine(&Request::Resume(about(target)), deadline)
+    }
+
+    /// Cuts the machine off from everything.
+    ///
+    /// # Errors
+    /// When no answer came, or one that is not `ok`.
+    pub fn quarantine(&self, target: Target, deadline: Duration) -> Result<Machine, CallError> {
+        self.machine(&Request::Quarantine(about(target)), deadline)
+    }
+
     /// Halts the machine. The deadline should leave room for the grace period and the 10 seconds after it.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ pub mod vsock;
 pub use call_error::CallError;
 pub use client::Supervisor;
 pub use error::{ErrorBody, ErrorCode};
-pub use machine::{Accelerator, ErrorText, Exit, GuestStatus, Machine, MachineState};
+pub use machine::{Accelerator, Artifact, ErrorText, Exit, GuestStatus, Health, Machine, MachineState, Owner};
 pub use request::{
     CapabilitiesRequest, CheckRequest, Disk, Halt, HaltRequest, Identity, Kernel, KernelFormat, MachineConfig,
     MachineRequest, PrepareRequest, QemuMachine, QemuOptions, Request, StartRequest, Target, Verb,

@@ -30,9 +30,21 @@ pub struct Machine {
     /// The Unix socket that leads to the guest's vsock ports by the `CONNECT <port>` handshake, while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vsock: Option<PathBuf>,
+    /// The process that lives exactly as long as the machine and changes its record: while it lives, a change of what is told here
+    /// shows as a rename in the machine's directory; when it is gone, only `inspect` knows what is true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+    /// When the machine was last used: a byte of an exec or of port traffic, or output of the workload. At most a second behind.
+    /// Told by `inspect` alone; its change is no rename.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub active_at: Option<Timestamp>,
     /// What the guest has told.
     #[serde(default)]
     pub guest: GuestStatus,
+    /// The outputs that were copied out when the workload ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<Artifact>,
     /// When the VMM was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
@@ -60,7 +72,10 @@ impl Machine {
             accelerator: None,
             accelerator_reason: None,
             vsock: None,
+            owner: None,
+            active_at: None,
             guest: GuestStatus::default(),
+            artifacts: Vec::new(),
             started_at: None,
             finished_at: None,
             failure: None,
@@ -81,10 +96,44 @@ pub enum MachineState {
     Starting,
     /// The guest has its configuration.
     Running,
+    /// Its CPUs stand still, as was asked for.
+    Paused,
+    /// It runs cut off from everything, as was asked for.
+    Quarantined,
     /// It was asked to end and has not ended yet.
     Halting,
     /// The VMM has ended and is gone.
     Exited,
+}
+
+/// A process, told apart from a later one with the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Owner {
+    /// The process id.
+    pub pid: u32,
+    /// When it started, in clock ticks since the host booted: field 22 of `/proc/PID/stat`, proc(5).
+    pub start_time: u64,
+}
+
+/// An output that was copied out: a tar archive in the machine's directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Artifact {
+    /// The name of the output in the guest's configuration.
+    pub name: String,
+    /// The file, absolute; absent when nothing could be copied out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Its size in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Its digest, `sha256:` and 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Why it is absent or not whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// What runs the guest's instructions.
@@ -126,12 +175,25 @@ pub struct GuestStatus {
     /// How the workload ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload_exit: Option<Exit>,
+    /// What the health probe found; absent before its first verdict, and without a probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// What guest-init could not do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<ErrorText>,
     /// Milliseconds since the guest's kernel started, by stage: `init`, `listening`, `configured`, `mounted`, `workload`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub timings: BTreeMap<String, u64>,
+}
+
+/// The verdict of the health probe. It changes only when a threshold is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Health {
+    /// Whether as many probes in a row as were asked for succeeded, or failed.
+    pub healthy: bool,
+    /// What the last probe said.
+    pub message: String,
 }
 
 /// A failure as the guest words it.

@@ -20,7 +20,14 @@ pub enum Request {
     Start(Box<StartRequest>),
     /// What is true of the machine now. Changes nothing.
     Inspect(MachineRequest),
-    /// Asks the guest to end within its grace period, then ends it.
+    /// Makes the machine's CPUs stand still: `Running` or `Quarantined` become `Paused`.
+    Pause(MachineRequest),
+    /// Lets the machine run on, connected as before: `Paused` or `Quarantined` become `Running`.
+    Resume(MachineRequest),
+    /// Lets the machine run, cut off from everything but its supervisor: `Running` or `Paused` become `Quarantined`. Connections
+    /// that are open are closed.
+    Quarantine(MachineRequest),
+    /// Asks the guest to end within its grace period, then ends it. A machine that is paused runs on for that.
     Halt(HaltRequest),
     /// Ends the machine at once.
     Kill(MachineRequest),
@@ -43,6 +50,12 @@ pub enum Verb {
     Start,
     /// See [`Request::Inspect`].
     Inspect,
+    /// See [`Request::Pause`].
+    Pause,
+    /// See [`Request::Resume`].
+    Resume,
+    /// See [`Request::Quarantine`].
+    Quarantine,
     /// See [`Request::Halt`].
     Halt,
     /// See [`Request::Kill`].
@@ -61,6 +74,9 @@ impl Request {
             Self::Prepare(_) => Verb::Prepare,
             Self::Start(_) => Verb::Start,
             Self::Inspect(_) => Verb::Inspect,
+            Self::Pause(_) => Verb::Pause,
+            Self::Resume(_) => Verb::Resume,
+            Self::Quarantine(_) => Verb::Quarantine,
             Self::Halt(_) => Verb::Halt,
             Self::Kill(_) => Verb::Kill,
             Self::Delete(_) => Verb::Delete,
@@ -75,7 +91,12 @@ impl Request {
             Self::Check(r) => &r.protocol,
             Self::Prepare(r) => &r.protocol,
             Self::Start(r) => &r.protocol,
-            Self::Inspect(r) | Self::Kill(r) | Self::Delete(r) => &r.protocol,
+            Self::Inspect(r)
+            | Self::Pause(r)
+            | Self::Resume(r)
+            | Self::Quarantine(r)
+            | Self::Kill(r)
+            | Self::Delete(r) => &r.protocol,
             Self::Halt(r) => &r.protocol,
         }
     }

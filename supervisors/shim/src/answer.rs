@@ -119,6 +119,9 @@ fn on_machine(backend: &impl Backend, request: Request) -> Result<Machine, Error
         Request::Prepare(r) => verbs::prepare(backend, &r),
         Request::Start(r) => verbs::start(backend, *r),
         Request::Inspect(r) => verbs::inspect(&r.target),
+        Request::Pause(_) | Request::Resume(_) | Request::Quarantine(_) => {
+            Err(ErrorBody::new(ErrorCode::UnsupportedVerb, "this verb is not there yet"))
+        }
         Request::Halt(r) => verbs::halt(&r),
         Request::Kill(r) => verbs::kill(&r.target),
         Request::Delete(r) => verbs::delete(&r.target),
@@ -133,7 +136,12 @@ fn target(request: &Request) -> Option<&Target> {
         Request::Capabilities(_) | Request::Check(_) => None,
         Request::Prepare(r) => Some(&r.target),
         Request::Start(r) => Some(&r.target),
-        Request::Inspect(r) | Request::Kill(r) | Request::Delete(r) => Some(&r.target),
+        Request::Inspect(r)
+        | Request::Pause(r)
+        | Request::Resume(r)
+        | Request::Quarantine(r)
+        | Request::Kill(r)
+        | Request::Delete(r) => Some(&r.target),
         Request::Halt(r) => Some(&r.target),
     }
 }

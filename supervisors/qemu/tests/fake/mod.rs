@@ -144,6 +144,8 @@ impl Host {
                 user: None,
             },
             grace_seconds: 1,
+            health: None,
+            outputs: Vec::new(),
         };
         let identity = Identity {
             uid: self.uid.clone(),
