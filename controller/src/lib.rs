@@ -17,6 +17,8 @@ pub mod queue;
 pub mod reconcile;
 pub mod record;
 pub mod run;
+#[cfg(test)]
+mod sim;
 pub mod sink;
 pub mod source;
 pub mod world;

@@ -23,6 +23,9 @@ pub use event::Event;
 pub use failure::record_failure;
 pub use restart::RESTART_ANNOTATION;
 
+#[cfg(test)]
+pub(crate) use backoff::draw;
+
 use std::borrow::Cow;
 
 use jiff::Timestamp;

@@ -56,7 +56,7 @@ impl<'a> View<'a> {
         let running = machine.filter(|machine| is_alive(machine));
         let alive_boot = memory.boot.as_ref().filter(|_| running.is_some());
         let pinned = memory.image.as_ref().filter(|pinned| pinned.reference == input.record.workspace.spec.image);
-        let next_attempt = memory.restarts.next_attempt.filter(|at| *at > input.now);
+        let next_attempt = memory.restarts.next_attempt.filter(|_| decision.standing == Standing::BackingOff);
         Self {
             phase: phase(input, memory, decision),
             generation: input.record.generation,

@@ -371,6 +371,10 @@ impl Host {
                 durable::remove_dir(self.paths.machine(&record.uid).dir()).map_err(|e| host_fault(&e))
             }
             Action::Forget => {
+                let dir = self.paths.machine(&record.uid);
+                if dir.dir().exists() {
+                    return Err(host_error(format!("{} is there again; it is removed first", dir.dir().display())));
+                }
                 self.release(&record.key);
                 self.timings.lock().unwrap_or_else(PoisonError::into_inner).remove(&record.uid);
                 Ok(())
