@@ -28,40 +28,45 @@ pub(super) fn halt(
     let grace_seconds = input.record.workspace.spec.lifecycle.termination_grace_period_seconds;
     let boot_id = machine.identity.as_ref().map_or("", |identity| &identity.boot_id);
     let failed = memory.failures.get(&Stage::Halt);
+    let has_failed = failed.is_some();
     if let Some(failure) = failed.filter(|failure| !backoff::is_over(failure.next_attempt, now)) {
         return Decision::waiting(Standing::Retrying(Stage::Halt, failure.fault.clone()), failure.next_attempt);
+    }
+    // The clock was set back: what is in the future was now.
+    if memory.halt.as_ref().is_some_and(|halt| halt.at > now || halt.asked_at > now)
+        && let Some(halt) = &mut memory.to_mut().halt
+    {
+        halt.at = halt.at.min(now);
+        halt.asked_at = halt.asked_at.min(now);
     }
     let Some(asked) = memory.halt.as_ref().filter(|halt| halt.boot_id == boot_id) else {
         memory.to_mut().halt = Some(HaltAsked { boot_id: boot_id.to_owned(), at: now, asked_at: now, cause });
         return Decision::acting(input, Action::HaltMachine { grace_seconds }, standing);
     };
-    // The clock may have been set back.
-    let since = asked.at.min(now);
-    let end = later(since, SignedDuration::from_secs(i64::from(grace_seconds)) + MARGIN);
-    if now >= end || failed.is_some() {
+    let end = later(asked.at, SignedDuration::from_secs(i64::from(grace_seconds)) + MARGIN);
+    if now >= end || has_failed {
         // Asked by force once, and then again only in time: a supervisor may say that it did and not have done.
-        let due = later(asked.asked_at.min(now), ASK_AGAIN);
-        if now < due && failed.is_none() {
+        let due = later(asked.asked_at, ASK_AGAIN);
+        if now < due && !has_failed {
             return Decision::waiting(standing, due);
         }
-        remember(memory, now, since, cause);
+        remember(memory, now, cause);
         return Decision::acting(input, Action::KillMachine, standing);
     }
     if machine.state != MachineState::Halting {
-        let due = later(asked.asked_at.min(now), ASK_AGAIN);
+        let due = later(asked.asked_at, ASK_AGAIN);
         if now < due {
             return Decision::waiting(standing, due);
         }
-        remember(memory, now, since, cause);
+        remember(memory, now, cause);
         return Decision::acting(input, Action::HaltMachine { grace_seconds }, standing);
     }
     Decision::waiting(standing, end.min(later(now, AWAITING)))
 }
 
-fn remember(memory: &mut Notes<'_>, asked_at: Timestamp, at: Timestamp, cause: HaltCause) {
+fn remember(memory: &mut Notes<'_>, asked_at: Timestamp, cause: HaltCause) {
     if let Some(halt) = &mut memory.to_mut().halt {
         halt.asked_at = asked_at;
-        halt.at = at;
         if halt.cause == HaltCause::Unwanted {
             halt.cause = cause;
         }

@@ -35,7 +35,10 @@ pub(super) fn take(input: &Input<'_>, memory: &mut Notes<'_>, running: Option<&M
     memory.finished = None;
     memory.idle = None;
     memory.restarts = crate::memory::Restarts { count: memory.restarts.count, ..Default::default() };
-    memory.failures.clear();
+    for failure in memory.failures.values_mut() {
+        failure.count = 0;
+        failure.next_attempt = input.now;
+    }
     let Some(machine) = running else { return };
     let boot_id = machine.identity.as_ref().map_or("", |identity| &identity.boot_id);
     match memory.halt.as_mut().filter(|halt| halt.boot_id == boot_id) {

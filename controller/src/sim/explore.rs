@@ -14,7 +14,7 @@ use super::{Sim, State, host::fault, host::is_alive, key, spec};
 use crate::{memory::Stage, reconcile::Again};
 
 /// How many things happen at most, beside what the controller does and time.
-const EVENTS: usize = 2;
+const EVENTS: usize = 3;
 
 /// Something that happens.
 type Event = (&'static str, fn(&Sim));
