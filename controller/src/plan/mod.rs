@@ -3,6 +3,7 @@
 
 mod action;
 mod backoff;
+pub mod change;
 mod decide;
 mod end;
 mod event;
@@ -10,12 +11,12 @@ mod failure;
 mod status;
 
 pub use action::Action;
+pub use change::machine_hash;
 pub use event::Event;
 pub use failure::record_failure;
 
 use jiff::Timestamp;
-use microagent_base::Digest;
-use microagent_crds::{WorkspaceSpec, WorkspaceStatus};
+use microagent_crds::WorkspaceStatus;
 
 use crate::{Record, memory::Memory, observed::Observed};
 
@@ -59,25 +60,6 @@ pub fn plan(input: &Input<'_>) -> Plan {
     let status = status::status(input, &memory, &decision);
     let events = event::transitions(input.previous, &status);
     Plan { next: decision.next, memory, status, events, wake: decision.wake }
-}
-
-/// The hash of the part of a spec that a running machine cannot change. While it stays the same, a changed spec takes effect in
-/// place; when it changes, the machine must be started again.
-#[must_use]
-pub fn machine_hash(spec: &WorkspaceSpec) -> String {
-    let mut fixed = spec.clone();
-    let none = WorkspaceSpec::new(String::new());
-    fixed.image_pull_policy = none.image_pull_policy;
-    fixed.image_pull_secrets = none.image_pull_secrets;
-    fixed.run_policy = none.run_policy;
-    fixed.power_state = none.power_state;
-    fixed.health = none.health;
-    fixed.outputs = none.outputs;
-    fixed.lifecycle = none.lifecycle;
-    fixed.node_name = none.node_name;
-    // A spec is made of strings, numbers and lists: it always encodes.
-    let text = serde_json::to_value(&fixed).map(|value| value.to_string()).unwrap_or_default();
-    Digest::of(text.as_bytes()).hex()
 }
 
 #[cfg(test)]
