@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use microagent_crds::{Reason, RunPolicy, Workspace, canonical_spec_hash};
+use microagent_crds::{
+    Reason, RunPolicy, Workspace, canonical_spec_hash,
+    name::{check_name, check_namespace},
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -55,11 +58,8 @@ impl Manifests {
                 }
                 Err(error) => {
                     let problem = Problem { code: error.reason().as_str().to_owned(), message: error.to_string() };
-                    match error.workspace {
-                        Some((namespace, name)) => {
-                            let entry = Entry::Invalid { problem, files: vec![file.to_owned()] };
-                            self.add(Key::new(namespace, name), entry);
-                        }
+                    match error.workspace.and_then(safe) {
+                        Some(key) => self.add(key, Entry::Invalid { problem, files: vec![file.to_owned()] }),
                         None => self.problem(file, problem),
                     }
                 }
@@ -97,6 +97,11 @@ impl Manifests {
 fn key(workspace: &Workspace) -> Key {
     let metadata = &workspace.metadata;
     Key::new(metadata.namespace.as_deref().unwrap_or("default"), metadata.name.as_deref().unwrap_or_default())
+}
+
+/// A name that can be part of a path. What is wrong with the document may be just that.
+fn safe((namespace, name): (String, String)) -> Option<Key> {
+    (check_namespace(&namespace).is_ok() && check_name(&name).is_ok()).then(|| Key::new(namespace, name))
 }
 
 /// A workspace as it is wanted now.
@@ -453,6 +458,12 @@ mod tests {
             assert_eq!(told.workspaces[0].files.len(), files);
             assert!(told.is_invalid() && !told.is_change());
         }
+    }
+
+    #[test]
+    fn a_name_that_leads_elsewhere_is_a_problem_of_its_file() {
+        let told = manifests(&manifest("../../a", ""));
+        assert_eq!((told.keys().count(), told.problems.len()), (0, 1));
     }
 
     #[test]
