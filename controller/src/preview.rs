@@ -1,18 +1,17 @@
 //! What manifests would change, were they what a watched folder says. Pure: nothing is read, written or started.
 
+mod manifests;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry as Slot},
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use microagent_crds::{
-    Reason, RunPolicy, Workspace, canonical_spec_hash,
-    name::{check_name, check_namespace},
-};
+use microagent_crds::{RunPolicy, Workspace};
 use serde::Serialize;
 use serde_json::Value;
 
+use self::manifests::Declared;
 use crate::{
     Key, Problem, Record,
     desired::FileProblem,
@@ -21,88 +20,9 @@ use crate::{
         machine_hash,
     },
     request::RESTART_ANNOTATION,
-    source::{Entry, Snapshot, duplicate},
 };
 
-/// What manifests declare, from folders and texts together.
-#[derive(Clone, Debug, Default)]
-pub struct Manifests {
-    entries: BTreeMap<Key, Entry>,
-    problems: BTreeMap<PathBuf, Problem>,
-}
-
-impl Manifests {
-    /// Adds what a folder says. Of an incomplete snapshot nothing counts, so it must not be given.
-    pub fn folder(&mut self, snapshot: Snapshot) {
-        self.problems.extend(snapshot.problems);
-        for (key, entry) in snapshot.entries {
-            self.add(key, entry);
-        }
-    }
-
-    /// Adds the documents of one text; `file` is how errors name it.
-    pub fn text(&mut self, text: &str, file: &Path) {
-        let parsed = microagent_crds::parse(text, &file.display().to_string());
-        let code = Reason::InvalidManifest.as_str().to_owned();
-        if parsed.is_empty() {
-            self.problem(file, Problem { code, message: "the file declares no workspace".to_owned() });
-        }
-        for document in parsed {
-            match document {
-                Ok(workspace) => {
-                    let spec_hash = canonical_spec_hash(&workspace.spec).into();
-                    let entry = Entry::Valid { spec_hash, file: file.to_owned(), workspace: Arc::new(workspace) };
-                    if let Entry::Valid { workspace, .. } = &entry {
-                        self.add(key(workspace), entry);
-                    }
-                }
-                Err(error) => {
-                    let problem = Problem { code: error.reason().as_str().to_owned(), message: error.to_string() };
-                    match error.workspace.and_then(safe) {
-                        Some(key) => self.add(key, Entry::Invalid { problem, files: vec![file.to_owned()] }),
-                        None => self.problem(file, problem),
-                    }
-                }
-            }
-        }
-    }
-
-    /// Every name that is declared, rightly or wrongly.
-    pub fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.entries.keys()
-    }
-
-    fn add(&mut self, key: Key, entry: Entry) {
-        match self.entries.entry(key) {
-            Slot::Vacant(vacant) => drop(vacant.insert(entry)),
-            Slot::Occupied(mut occupied) => {
-                let files = [occupied.get().files(), entry.files()].concat();
-                let problem = duplicate(occupied.key(), &files);
-                occupied.insert(Entry::Invalid { problem, files });
-            }
-        }
-    }
-
-    fn problem(&mut self, file: &Path, problem: Problem) {
-        match self.problems.entry(file.to_owned()) {
-            Slot::Vacant(vacant) => drop(vacant.insert(problem)),
-            Slot::Occupied(mut told) => {
-                let text = format!("{}\n{}", told.get().message, problem.message);
-                told.get_mut().message = text;
-            }
-        }
-    }
-}
-
-fn key(workspace: &Workspace) -> Key {
-    let metadata = &workspace.metadata;
-    Key::new(metadata.namespace.as_deref().unwrap_or("default"), metadata.name.as_deref().unwrap_or_default())
-}
-
-/// A name that can be part of a path. What is wrong with the document may be just that.
-fn safe((namespace, name): (String, String)) -> Option<Key> {
-    (check_namespace(&namespace).is_ok() && check_name(&name).is_ok()).then(|| Key::new(namespace, name))
-}
+pub use manifests::Manifests;
 
 /// A workspace as it is wanted now.
 #[derive(Clone, Debug)]
@@ -143,7 +63,8 @@ impl From<Record> for Present {
             (None, Some(hash)) => MachineNow::Finished(hash),
             (None, None) => MachineNow::None,
         };
-        Self { workspace: record.workspace, file: record.file, deleting: record.deleted_at.is_some(), machine }
+        let workspace = Workspace::clone(&record.workspace);
+        Self { workspace, file: record.file, deleting: record.deleted_at.is_some(), machine }
     }
 }
 
@@ -241,8 +162,8 @@ pub fn preview(
     present: &BTreeMap<Key, Result<Present, Problem>>,
     locate: impl Fn(&Path) -> Option<PathBuf>,
 ) -> Preview {
-    let declared = manifests.entries.iter().map(|(key, entry)| declared(key, entry, present.get(key)));
-    let gone = present.iter().filter(|(key, _)| !manifests.entries.contains_key(*key)).filter_map(|(key, present)| {
+    let declared = manifests.declared.iter().map(|(key, entry)| declared(key, entry, present.get(key)));
+    let gone = present.iter().filter(|(key, _)| !manifests.declared.contains_key(*key)).filter_map(|(key, present)| {
         let present = present.as_ref().ok().filter(|present| !present.deleting)?;
         // A file from which no name can be had may still mean any workspace that it declared before.
         locate(&present.file).filter(|file| !manifests.problems.contains_key(file))?;
@@ -261,22 +182,17 @@ impl WorkspacePreview {
     }
 }
 
-fn declared(key: &Key, entry: &Entry, present: Option<&Result<Present, Problem>>) -> WorkspacePreview {
-    let invalid = |problem: &Problem, files: &[PathBuf]| {
-        let files: BTreeSet<&PathBuf> = files.iter().collect();
-        let files = files.into_iter().cloned().collect();
-        WorkspacePreview { problem: Some(problem.clone()), ..WorkspacePreview::new(key, Action::Invalid, files) }
-    };
-    let workspace = match entry {
-        Entry::Invalid { problem, files } => return invalid(problem, files),
-        Entry::Valid { workspace, .. } => workspace,
-    };
-    let present = match present {
+fn declared(key: &Key, declared: &Declared, present: Option<&Result<Present, Problem>>) -> WorkspacePreview {
+    let files: BTreeSet<&PathBuf> = declared.files.iter().collect();
+    let told = |action| WorkspacePreview::new(key, action, files.into_iter().cloned().collect());
+    let (workspace, present) = match (&declared.manifest, present) {
         // Nothing is made anew under the name of a record that cannot be read.
-        Some(Err(problem)) => return invalid(problem, entry.files()),
-        Some(Ok(present)) if !present.deleting => present,
+        (Err(problem), _) | (_, Some(Err(problem))) => {
+            return WorkspacePreview { problem: Some(problem.clone()), ..told(Action::Invalid) };
+        }
+        (Ok(workspace), Some(Ok(present))) if !present.deleting => (workspace, present),
         // One that is being deleted goes first.
-        Some(Ok(_)) | None => return WorkspacePreview::new(key, Action::Create, entry.files().to_vec()),
+        (Ok(_), Some(Ok(_)) | None) => return told(Action::Create),
     };
     let mut changes = metadata(&present.workspace, workspace);
     let asked = changes.iter().any(|change| change.effect == Effect::Restart);
@@ -288,7 +204,7 @@ fn declared(key: &Key, entry: &Entry, present: Option<&Result<Present, Problem>>
         None | Some(Then::UpToDate) => Action::InPlace,
         Some(_) => Action::Restart,
     };
-    WorkspacePreview { changes, then, ..WorkspacePreview::new(key, action, entry.files().to_vec()) }
+    WorkspacePreview { changes, then, ..told(action) }
 }
 
 fn then(present: &Present, workspace: &Workspace, asked: bool) -> Then {

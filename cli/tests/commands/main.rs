@@ -14,11 +14,7 @@ use std::{
 };
 
 use microagent_base::durable;
-use microagent_controller::{
-    Key, Paths, Record,
-    memory::{Boot, Memory},
-    plan::machine_hash,
-};
+use microagent_controller::{Key, Paths, Record, plan::machine_hash};
 use microagent_crds::{Workspace, canonical_spec_hash};
 use serde_json::{Value, json};
 
@@ -71,19 +67,12 @@ impl Host {
     fn record(&self, file: &str, manifest: &str) {
         let workspace = microagent_crds::parse(manifest, file).remove(0).unwrap();
         let key = key(&workspace);
-        let boot = Boot { id: "b-1".to_owned(), generation: 1, machine_hash: machine_hash(&workspace.spec) };
-        let record = Record {
-            key: key.clone(),
-            uid: "u-1".to_owned(),
-            generation: 1,
-            spec_hash: canonical_spec_hash(&workspace.spec),
-            workspace,
-            file: self.path("folder").join(file),
-            created_at: "2026-11-24T06:00:00Z".parse().unwrap(),
-            deleted_at: None,
-            problem: None,
-            memory: Memory { boot: Some(boot), ..Memory::default() },
-        };
+        let record: Record = serde_json::from_value(json!({
+            "key": &key, "uid": "u-1", "generation": 1, "specHash": canonical_spec_hash(&workspace.spec),
+            "workspace": &workspace, "file": self.path("folder").join(file), "createdAt": "2026-11-24T06:00:00Z",
+            "memory": {"boot": {"id": "b-1", "generation": 1, "machineHash": machine_hash(&workspace.spec)}},
+        }))
+        .unwrap();
         self.put(&self.paths.record(&key), &record);
     }
 

@@ -59,7 +59,7 @@ pub(super) fn wanted(filenames: &[PathBuf]) -> Result<Wanted> {
     for written in folders {
         let folder = Folder { written: written.clone(), real: real(written) };
         if seen.insert(folder.real.clone()) {
-            wanted.manifests.folder(scan(written)?);
+            wanted.manifests.folder(&scan(written)?);
             wanted.folders.push(folder);
         }
     }
