@@ -3,6 +3,8 @@
 use std::{
     io::{BufRead, BufReader},
     process::Child,
+    sync::mpsc,
+    thread,
 };
 
 use microagent_controller::journal::{Event, EventType, Journal, MAX_FILE, MAX_MESSAGE};
@@ -37,9 +39,11 @@ fn a_watch_gives_each_event_of_the_workspace_once_as_a_line_of_json_also_across_
     journal.append(&event("other", "not wanted")).unwrap();
     journal.append(&event("web", "0")).unwrap();
     let mut watching = Watching(host.command("events web -w -o json").stdout(Stdio::piped()).spawn().unwrap());
-    let mut lines = BufReader::new(watching.0.stdout.take().unwrap()).lines();
-    let mut next = || {
-        let value: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    let output = BufReader::new(watching.0.stdout.take().unwrap());
+    let (tell, lines) = mpsc::channel();
+    thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+    let next = || {
+        let value: Value = serde_json::from_str(&lines.recv_timeout(DEADLINE).expect("no event came")).unwrap();
         assert_eq!(value["name"], "web");
         value["message"].as_str().unwrap().trim_start_matches('.').to_owned()
     };

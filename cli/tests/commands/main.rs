@@ -11,12 +11,16 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use microagent_base::durable;
 use microagent_controller::{Key, Paths, Record, plan::machine_hash};
 use microagent_crds::{Workspace, canonical_spec_hash};
 use serde_json::{Value, json};
+
+/// How long anything may take on a busy host.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A state directory, and a folder for files beside it.
 struct Host {

@@ -1,16 +1,10 @@
 //! `microagent restart`: the request that it leaves, and what it waits for.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Instant};
 
 use microagent_controller::request::{self, RestartRequest};
 
 use super::*;
-
-/// How long anything may take on a busy host.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 fn asked(host: &Host) -> Option<RestartRequest> {
     request::read(&host.paths, &Key::new("default", "web")).unwrap()
