@@ -13,9 +13,11 @@ pub mod memory;
 pub mod observed;
 pub mod paths;
 pub mod plan;
+pub mod preview;
 pub mod queue;
 pub mod reconcile;
 pub mod record;
+pub mod request;
 pub mod run;
 #[cfg(test)]
 mod sim;

@@ -21,6 +21,7 @@ use crate::{
     memory::Fault,
     queue::Queue,
     reconcile::Reconciler,
+    request,
     sink::{Sink as _, StatusFiles},
     source::{FolderSource, Hint, watch},
     world::Host,
@@ -113,6 +114,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
     let (wake, mut woken) = mpsc::unbounded_channel();
     let host = Arc::new(Host::open(&paths, parallelism, wake).map_err(ControllerError::Host)?);
     let dirs = || std::iter::once(paths.manifests()).chain(folders.iter().cloned());
+    let watched = dirs().chain([paths.requests()]).collect();
     let desired = Arc::new(Mutex::new(Desired::load(&paths, dirs())?));
     let reconciler = Arc::new(Reconciler {
         world: host,
@@ -126,8 +128,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
     sources.extend(folders.iter().map(FolderSource::new));
     let (hints, hinted) = mpsc::channel(1);
     let tasks = TaskTracker::new();
-    tasks.spawn(stop_with(shutdown.clone(), watch(dirs().collect(), hints, relist)));
-    tasks.spawn(stop_with(shutdown.clone(), follow(sources, hinted, reconciler.clone())));
+    tasks.spawn(stop_with(shutdown.clone(), watch(watched, hints, relist)));
+    tasks.spawn(stop_with(shutdown.clone(), follow(sources, hinted, paths.clone(), reconciler.clone())));
     let waker = queue.clone();
     tasks.spawn(stop_with(shutdown.clone(), async move {
         while let Some(key) = woken.recv().await {
@@ -178,7 +180,12 @@ async fn stop_with(shutdown: CancellationToken, work: impl Future<Output = ()>) 
 }
 
 /// Lists the folders when hinted at or when it is time, and queues what changed. The first listing queues everything.
-async fn follow(mut sources: Vec<FolderSource>, mut hinted: mpsc::Receiver<Hint>, reconciler: Arc<HostReconciler>) {
+async fn follow(
+    mut sources: Vec<FolderSource>,
+    mut hinted: mpsc::Receiver<Hint>,
+    paths: Paths,
+    reconciler: Arc<HostReconciler>,
+) {
     let mut first = true;
     let mut again: Option<Duration> = None;
     loop {
@@ -200,7 +207,11 @@ async fn follow(mut sources: Vec<FolderSource>, mut hinted: mpsc::Receiver<Hint>
         };
         sources = back;
         again = recheck;
-        for key in changed {
+        let asked = request::keys(&paths).unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            Vec::new()
+        });
+        for key in changed.into_iter().chain(asked) {
             reconciler.queue.add(key);
         }
         if first {
