@@ -12,7 +12,8 @@ use std::{
 
 use fake::{Host, PATIENCE, SUPERVISOR};
 use microagent_guest_protocol::Exit;
-use microagent_supervisor_protocol::{Accelerator, CallError, ErrorCode, Halt, MachineState, Response};
+use microagent_shim::MACHINE_RECORD;
+use microagent_supervisor_protocol::{Accelerator, CallError, ErrorCode, Halt, MachineState, Owner, Response};
 use rustix::process::Signal;
 
 fn code<T: std::fmt::Debug>(result: Result<T, CallError>) -> ErrorCode {
@@ -131,6 +132,38 @@ fn a_killed_shim_takes_its_machine_along_and_is_told_as_lost() {
     assert_eq!((machine.state, machine.failure.unwrap().code), (MachineState::Exited, ErrorCode::ShimLost));
     host.start("b2").unwrap();
     assert!(host.record().vmm.unwrap().is_alive());
+}
+
+#[test]
+fn the_owner_is_the_shim_for_as_long_as_the_machine_lives() {
+    let host = Host::new("stay");
+    let started = host.start("b1").unwrap();
+    let shim = host.record().shim;
+    assert_eq!(started.owner, Some(Owner { pid: shim.pid, start_time: shim.start_time }));
+    assert_eq!(host.inspect().unwrap().owner, started.owner);
+    assert_eq!(host.kill().unwrap().owner, None);
+    assert_eq!(host.record().machine.owner, None);
+}
+
+#[test]
+fn a_machine_of_an_earlier_boot_of_the_host_is_lost_and_no_process_of_this_boot_is_touched() {
+    let host = Host::new("stay");
+    host.start("b1").unwrap();
+    host.until(|m| m.state == MachineState::Running);
+    let present = host.record();
+    let mut record = present.clone();
+    let earlier = Some("00000000-0000-0000-0000-000000000001".parse().unwrap());
+    record.shim.boot = earlier;
+    for process in [&mut record.vmm, &mut record.helper] {
+        process.as_mut().unwrap().boot = earlier;
+    }
+    fs::write(host.dir().join(MACHINE_RECORD), serde_json::to_vec(&record).unwrap()).unwrap();
+    let machine = host.inspect().unwrap();
+    assert_eq!((machine.state, machine.failure.unwrap().code), (MachineState::Exited, ErrorCode::ShimLost));
+    assert_eq!(machine.owner, None);
+    for process in [present.shim, present.vmm.unwrap(), present.helper.unwrap()] {
+        assert!(process.is_alive());
+    }
 }
 
 #[test]

@@ -174,6 +174,7 @@ impl Life {
         let told = self.is_done() || self.wished || self.machine.failure.is_some();
         self.machine.state = MachineState::Exited;
         self.machine.vsock = None;
+        self.machine.owner = None;
         self.machine.finished_at = Some(now);
         if told {
             return;

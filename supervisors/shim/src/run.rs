@@ -16,7 +16,7 @@ use std::{
 use jiff::Timestamp;
 use microagent_base::{Digest, durable, lock::FileLock, process::ProcessId};
 use microagent_guest_protocol::Event;
-use microagent_supervisor_protocol::{ErrorBody, ErrorCode, Machine, MachineConfig, MachineState, Response};
+use microagent_supervisor_protocol::{ErrorBody, ErrorCode, Machine, MachineConfig, MachineState, Owner, Response};
 
 use crate::{
     backend::{Backend, Launch},
@@ -166,6 +166,7 @@ impl Shim {
         let (sender, signals) = sync_channel(QUEUE);
         let mut machine = Machine::bare(&boot.identity.uid, MachineState::Starting);
         machine.identity = Some(boot.identity);
+        machine.owner = Some(Owner { pid: own.pid, start_time: own.start_time });
         let setup_steps = u32::try_from(boot.guest.setup.len()).unwrap_or(u32::MAX);
         Ok(Self {
             dir: MachineDir::new(&boot.machine_dir)?,
