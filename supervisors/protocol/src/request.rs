@@ -20,7 +20,10 @@ pub enum Request {
     Start(Box<StartRequest>),
     /// What is true of the machine now. Changes nothing.
     Inspect(MachineRequest),
-    /// Makes the machine's CPUs stand still: `Running` or `Quarantined` become `Paused`.
+    /// Makes the machine's CPUs stand still: `Running` or `Quarantined` become `Paused`. Its connections stay as they are. Answered
+    /// once it is so and recorded, as `resume` and `quarantine` are; each of the three finds its work done when it is called again,
+    /// and is refused with `MachineNotRunning` while the guest is not configured yet, once its workload has ended or its halt was
+    /// asked for, and where there is no machine.
     Pause(MachineRequest),
     /// Lets the machine run on, connected as before: `Paused` or `Quarantined` become `Running`.
     Resume(MachineRequest),

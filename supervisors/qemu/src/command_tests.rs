@@ -46,6 +46,6 @@ fn a_q35_with_kvm_and_the_kernels_vsock() {
 }
 
 #[test]
-fn the_vsock_program_serves_the_socket_that_hosts_connect_to() {
-    assert_eq!(vsock_arguments(5), ["--guest-cid", "5", "--socket", "vhost.sock", "--uds-path", "vsock.sock"]);
+fn the_vsock_program_serves_the_socket_that_the_shim_alone_connects_to() {
+    assert_eq!(vsock_arguments(5), ["--guest-cid", "5", "--socket", "vhost.sock", "--uds-path", "guest.sock"]);
 }

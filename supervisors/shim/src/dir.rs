@@ -16,12 +16,15 @@ pub const MACHINE_RECORD: &str = "machine.json";
 pub const CONSOLE_LOG: &str = "console.log";
 /// What setup and workload printed.
 pub const WORKLOAD_LOG: &str = "workload.log";
-/// The guest's vsock ports.
+/// The guest's vsock ports, for clients: served by the shim.
 pub const VSOCK_SOCKET: &str = "vsock.sock";
+/// The guest's vsock ports, for the shim alone: served by the helper program.
+pub const GUEST_SOCKET: &str = "guest.sock";
 pub(crate) const VMM_LOG: &str = "vmm.log";
 pub(crate) const SHIM_LOG: &str = "shim.log";
 pub(crate) const SHIM_LOCK: &str = "shim.lock";
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
+pub(crate) const ACTIVITY: &str = "activity";
 
 /// A machine's directory.
 #[derive(Clone, Debug)]
@@ -97,10 +100,10 @@ impl MachineDir {
 }
 
 fn is_ours(name: &str) -> bool {
-    const NAMES: [&str; 6] = [MACHINE_RECORD, CONSOLE_LOG, WORKLOAD_LOG, VMM_LOG, SHIM_LOG, SHIM_LOCK];
+    const NAMES: [&str; 7] = [MACHINE_RECORD, CONSOLE_LOG, WORKLOAD_LOG, VMM_LOG, SHIM_LOG, SHIM_LOCK, ACTIVITY];
     NAMES.contains(&name.strip_suffix(".1").unwrap_or(name))
         || name.ends_with(".sock")
-        || name.starts_with(&format!("{VSOCK_SOCKET}_"))
+        || [VSOCK_SOCKET, GUEST_SOCKET].iter().any(|socket| name.starts_with(&format!("{socket}_")))
         || name.starts_with(durable::TEMPORARY_PREFIX)
 }
 
@@ -125,9 +128,16 @@ mod tests {
     #[test]
     fn clean_up_takes_what_is_ours_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        for name in
-            ["machine.json", "console.log.1", "vsock.sock", "vsock.sock_5", ".tmp-x", "overlay.ext4", "notes.log"]
-        {
+        for name in [
+            "machine.json",
+            "console.log.1",
+            "vsock.sock",
+            "guest.sock_5",
+            "activity",
+            ".tmp-x",
+            "overlay.ext4",
+            "notes.log",
+        ] {
             fs::write(dir.path().join(name), "").unwrap();
         }
         let machine = MachineDir::new(dir.path()).unwrap();

@@ -13,16 +13,17 @@ use microagent_guest_protocol::{
     CONTROL_PORT, Config, Event, Request, ShutdownReply,
     frame::{self, Kind},
 };
-use microagent_supervisor_protocol::vsock;
 
 use crate::{
-    dir::{VSOCK_SOCKET, WORKLOAD_LOG},
+    activity::Activity,
+    dir::WORKLOAD_LOG,
+    far::Far,
     log::{CriLog, Stream},
     run::Signal,
 };
 
-/// How long the guest may take for one handshake: it runs already when it is tried, but may be translated on a busy host.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long the guest may take to answer a request, translated on a busy host.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a guest may let its configuration wait in the pipe.
 const CONFIGURE: Duration = Duration::from_secs(60);
@@ -42,10 +43,16 @@ pub(crate) enum Word {
 pub(crate) type Waiting = Arc<Mutex<Option<Box<Config>>>>;
 
 /// Tries once to connect and, where the guest listens, configures it and listens to it until it is over.
-pub(crate) fn connect(waiting: Waiting, log_bytes: u64, signals: SyncSender<Signal>) -> io::Result<()> {
+pub(crate) fn connect(
+    far: Far,
+    waiting: Waiting,
+    log_bytes: u64,
+    activity: Activity,
+    signals: SyncSender<Signal>,
+) -> io::Result<()> {
     let tell = move |word| signals.send(Signal::Guest(word)).is_ok();
     thread::Builder::new().name("guest".to_owned()).spawn(move || {
-        let stream = match vsock::connect(Path::new(VSOCK_SOCKET), CONTROL_PORT, HANDSHAKE) {
+        let stream = match far.connect(CONTROL_PORT) {
             Ok(stream) => stream,
             Err(e) => {
                 tell(Word::NotYet(e));
@@ -58,7 +65,7 @@ pub(crate) fn connect(waiting: Waiting, log_bytes: u64, signals: SyncSender<Sign
             .set_write_timeout(Some(CONFIGURE))
             .and_then(|()| frame::write_message(&mut &stream, &Request::Configure(config)));
         let over = match sent {
-            Ok(()) => listen(&mut &stream, log_bytes, &tell).err(),
+            Ok(()) => listen(&mut &stream, log_bytes, &activity, &tell).err(),
             Err(e) => Some(format!("the guest did not take its configuration: {e}")),
         };
         tell(Word::Over(over));
@@ -66,14 +73,24 @@ pub(crate) fn connect(waiting: Waiting, log_bytes: u64, signals: SyncSender<Sign
     Ok(())
 }
 
-fn listen(reader: &mut impl io::Read, log_bytes: u64, tell: &impl Fn(Word) -> bool) -> Result<(), String> {
+fn listen(
+    reader: &mut impl io::Read,
+    log_bytes: u64,
+    activity: &Activity,
+    tell: &impl Fn(Word) -> bool,
+) -> Result<(), String> {
     let mut log = CriLog::open(Path::new(WORKLOAD_LOG), log_bytes);
-    let result = listen_with(reader, &mut log, tell);
+    let result = listen_with(reader, &mut log, activity, tell);
     log.flush(Timestamp::now());
     result
 }
 
-fn listen_with(reader: &mut impl io::Read, log: &mut CriLog, tell: &impl Fn(Word) -> bool) -> Result<(), String> {
+fn listen_with(
+    reader: &mut impl io::Read,
+    log: &mut CriLog,
+    activity: &Activity,
+    tell: &impl Fn(Word) -> bool,
+) -> Result<(), String> {
     loop {
         let frame = match frame::read(reader) {
             Ok(Some(frame)) => frame,
@@ -82,6 +99,9 @@ fn listen_with(reader: &mut impl io::Read, log: &mut CriLog, tell: &impl Fn(Word
             // The VMM or its vsock ended in the middle of a frame: whatever ended it is told elsewhere.
             Err(_) => return Ok(()),
         };
+        if matches!(frame.kind, Kind::Stdout | Kind::Stderr) {
+            activity.note();
+        }
         match frame.kind {
             Kind::Stdout => log.write(Stream::Stdout, &frame.payload, Timestamp::now()),
             Kind::Stderr => log.write(Stream::Stderr, &frame.payload, Timestamp::now()),
@@ -108,11 +128,11 @@ fn listen_with(reader: &mut impl io::Read, log: &mut CriLog, tell: &impl Fn(Word
 }
 
 /// Asks guest-init to shut down.
-pub(crate) fn shutdown(grace_seconds: u32) {
+pub(crate) fn shutdown(far: Far, grace_seconds: u32) {
     let ask = move || -> io::Result<()> {
-        let stream = vsock::connect(Path::new(VSOCK_SOCKET), CONTROL_PORT, HANDSHAKE)?;
-        stream.set_write_timeout(Some(HANDSHAKE))?;
-        stream.set_read_timeout(Some(HANDSHAKE))?;
+        let stream = far.connect(CONTROL_PORT)?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         frame::write_message(&mut &stream, &Request::Shutdown { grace_seconds })?;
         frame::read_message::<ShutdownReply>(&mut &stream)?;
         Ok(())

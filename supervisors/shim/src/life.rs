@@ -73,6 +73,22 @@ impl Life {
         self.machine.state = MachineState::Halting;
     }
 
+    /// Whether the machine may be paused, resumed or quarantined now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn check_runs(&self) -> Result<(), ErrorBody> {
+        let runs =
+            matches!(self.machine.state, MachineState::Running | MachineState::Paused | MachineState::Quarantined);
+        let why = match self.stage {
+            _ if !runs => format!("the machine is {:?}", self.machine.state),
+            Stage::Silent => "its guest has not taken its configuration yet".to_owned(),
+            Stage::Done => "its guest is about to power off".to_owned(),
+            _ => return Ok(()),
+        };
+        Err(ErrorBody::new(ErrorCode::MachineNotRunning, why))
+    }
+
     /// The shim ends the machine for this reason; the first reason stays.
     pub(crate) fn fail(&mut self, code: ErrorCode, message: impl Into<String>, console: &str) {
         if self.machine.failure.is_none() && !self.wished {

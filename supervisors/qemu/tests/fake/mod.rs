@@ -11,13 +11,13 @@ use std::{
 };
 
 use microagent_guest_protocol::{
-    Config, EnvVar, Event, Exit, Process, Request, Root, ShutdownReply,
+    CONTROL_PORT, Config, EnvVar, Event, Exit, Process, Request, Root, ShutdownReply,
     frame::{self, Kind},
 };
-use microagent_shim::{MACHINE_RECORD, Record};
+use microagent_shim::{GUEST_SOCKET, MACHINE_RECORD, Record};
 use microagent_supervisor_protocol::{
     Accelerator, CallError, Halt, Identity, Kernel, KernelFormat, Machine, MachineConfig, MachineState, PROTOCOL,
-    QemuOptions, StartRequest, Supervisor, Target,
+    QemuOptions, StartRequest, Supervisor, Target, vsock,
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -179,6 +179,29 @@ impl Host {
         self.supervisor().kill(self.target(), PATIENCE)
     }
 
+    pub(crate) fn pause(&self) -> Result<Machine, CallError> {
+        self.supervisor().pause(self.target(), PATIENCE)
+    }
+
+    pub(crate) fn resume(&self) -> Result<Machine, CallError> {
+        self.supervisor().resume(self.target(), PATIENCE)
+    }
+
+    pub(crate) fn quarantine(&self) -> Result<Machine, CallError> {
+        self.supervisor().quarantine(self.target(), PATIENCE)
+    }
+
+    /// What QEMU was told to do, in order.
+    pub(crate) fn qemu_was_told(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.dir().join(QMP_LOG)).unwrap_or_default();
+        log.lines().map(str::to_owned).collect()
+    }
+
+    /// A client's connection to the guest.
+    pub(crate) fn connect(&self) -> std::io::Result<UnixStream> {
+        vsock::connect(&self.inspect().unwrap().vsock.unwrap(), CONTROL_PORT, PATIENCE)
+    }
+
     pub(crate) fn delete(&self) -> Result<Machine, CallError> {
         self.supervisor().delete(self.target(), PATIENCE)
     }
@@ -222,7 +245,12 @@ impl Drop for Host {
 /// The vsock program and the guest behind it in one, when this executable was started as that.
 pub(crate) fn guest() {
     let Ok(mode) = env::var("FAKE_GUEST") else { return };
-    let listener = UnixListener::bind("vsock.sock").unwrap();
+    let listener = UnixListener::bind(GUEST_SOCKET).unwrap();
+    // As QEMU does: an earlier launch may have left it.
+    let _ = fs::remove_file("qmp.sock");
+    let qmp = UnixListener::bind("qmp.sock").unwrap();
+    let manner = mode.clone();
+    std::thread::spawn(move || qemu(&qmp, &manner));
     let _vhost = UnixListener::bind("vhost.sock").unwrap();
     if mode == "silent" {
         // It is ended with its machine.
@@ -252,6 +280,9 @@ pub(crate) fn guest() {
         assert_eq!(configured.read(&mut [0]).unwrap(), 0);
         return power_off();
     }
+    if mode == "echo" {
+        return echo(&listener);
+    }
     let mut shutdown = connected(&listener.accept().unwrap().0);
     let Request::Shutdown { .. } = frame::read_message(&mut shutdown).unwrap() else { panic!("not a shutdown") };
     frame::write_message(&mut shutdown, &ShutdownReply::ShuttingDown).unwrap();
@@ -259,6 +290,65 @@ pub(crate) fn guest() {
         return power_off();
     }
     let _ = listener.accept();
+}
+
+/// Gives back what each client says, until one asks for the shutdown.
+fn echo(listener: &UnixListener) {
+    for client in listener.incoming() {
+        let mut client = connected(&client.unwrap());
+        std::thread::spawn(move || {
+            while let Ok(Some(frame)) = frame::read(&mut client) {
+                if let Ok(Request::Shutdown { .. }) = frame.message() {
+                    frame::write_message(&mut client, &ShutdownReply::ShuttingDown).unwrap();
+                    power_off();
+                }
+                frame::write(&mut client, frame.kind, &frame.payload).unwrap();
+            }
+        });
+    }
+}
+
+/// What QEMU was told, as lines.
+pub(crate) const QMP_LOG: &str = "qmp.log";
+
+/// QEMU's side of QMP.
+fn qemu(listener: &UnixListener, mode: &str) {
+    let mut running = true;
+    let mut refuse = mode == "unwilling";
+    for client in listener.incoming() {
+        let mut client = client.unwrap();
+        let lines = BufReader::new(client.try_clone().unwrap()).lines();
+        let mut say = |text: &str| client.write_all(format!("{text}\n").as_bytes());
+        if mode == "babbling" {
+            while say("{\"event\":\"X\"}").is_ok() {}
+            continue;
+        }
+        say(r#"{"QMP":{}}"#).unwrap();
+        for line in lines.map_while(Result::ok) {
+            let command = line.rsplit('"').nth(1).unwrap().to_owned();
+            let mut log = fs::File::options().append(true).create(true).open(QMP_LOG).unwrap();
+            match command.as_str() {
+                "query-status" => {
+                    let status = if running { "running" } else { "paused" };
+                    say(&format!(r#"{{"return":{{"running":{running},"status":"{status}"}}}}"#)).unwrap();
+                    continue;
+                }
+                "stop" if refuse => {
+                    // Says no, and does it.
+                    (running, refuse) = (false, false);
+                    log.write_all(b"refused stop\n").unwrap();
+                    say(r#"{"error":{"class":"GenericError","desc":"not now"}}"#).unwrap();
+                    continue;
+                }
+                "stop" | "cont" => {
+                    running = command == "cont";
+                    writeln!(log, "{command}").unwrap();
+                }
+                _ => {}
+            }
+            say(r#"{"return":{}}"#).unwrap();
+        }
+    }
 }
 
 fn power_off() {
