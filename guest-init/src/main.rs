@@ -11,11 +11,14 @@ mod disks;
 mod error;
 mod exec;
 mod files;
+mod health;
+mod http;
 mod machine;
 mod modules;
 mod mounts;
 mod peer;
 mod power;
+mod probe;
 mod process;
 mod program;
 mod relay;
@@ -25,6 +28,7 @@ mod session;
 mod setup;
 #[allow(unsafe_code, reason = "system calls that no library makes safely; each with its SAFETY line")]
 mod sys;
+mod tcp;
 mod user;
 
 use std::sync::{Arc, mpsc};

@@ -61,6 +61,15 @@ pub enum Event {
         /// When.
         at_ms: u64,
     },
+    /// The health probe's verdict changed: told while the workload runs, first when it is known at all. Only with [`Config::health`].
+    Health {
+        /// Whether as many probes in a row as were asked for succeeded, or failed.
+        healthy: bool,
+        /// What the last probe found.
+        message: String,
+        /// When.
+        at_ms: u64,
+    },
     /// The workload ended and all its output was sent. The guest powers off next.
     WorkloadExited {
         /// How.

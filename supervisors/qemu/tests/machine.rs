@@ -12,7 +12,7 @@ use std::{
 };
 
 use fake::{Host, PATIENCE, SUPERVISOR};
-use microagent_guest_protocol::Exit;
+use microagent_guest_protocol::{Exit, Health, Probe};
 use microagent_shim::MACHINE_RECORD;
 use microagent_supervisor_protocol::{Accelerator, CallError, ErrorCode, Halt, Machine, MachineState, Owner, Response};
 use rustix::process::Signal;
@@ -204,6 +204,27 @@ fn a_guest_that_breaks_the_protocol_is_ended() {
         host.start("b1").unwrap();
         assert_eq!(host.ended().failure.unwrap().code, ErrorCode::GuestProtocol, "{mode}");
     }
+}
+
+#[test]
+fn the_verdict_of_the_health_probe_is_recorded_and_goes_with_its_boot() {
+    let mut host = Host::new("healthy");
+    host.health = Some(Health {
+        probe: Probe::TcpSocket { host: None, port: 80 },
+        initial_delay_seconds: 0,
+        period_seconds: 1,
+        timeout_seconds: 1,
+        success_threshold: 1,
+        failure_threshold: 1,
+    });
+    host.start("b1").unwrap();
+    let machine = host.until(|m| m.guest.health.as_ref().is_some_and(|h| h.message == "probe 3 "));
+    assert_eq!((machine.guest.health.unwrap().healthy, machine.failure), (false, None));
+    assert_eq!(host.halt(60).unwrap().failure, None);
+    host.health = None;
+    host.start("b2").unwrap();
+    let failure = host.ended().failure.unwrap();
+    assert_eq!(failure.code, ErrorCode::GuestProtocol, "{}: none was asked for", failure.message);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError, mpsc::SyncSender},
     thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use jiff::Timestamp;
@@ -24,6 +24,10 @@ use crate::{
 
 /// How long the guest may take to answer a request, translated on a busy host.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two verdicts of the health probe that are taken: probes are a second apart at least, and each verdict is recorded. A guest
+/// that tells them faster waits.
+const VERDICTS: Duration = Duration::from_millis(500);
 
 /// How long a guest may let its configuration wait in the pipe.
 const CONFIGURE: Duration = Duration::from_secs(60);
@@ -91,6 +95,7 @@ fn listen_with(
     activity: &Activity,
     tell: &impl Fn(Word) -> bool,
 ) -> Result<(), String> {
+    let mut verdict_at = Instant::now();
     loop {
         let frame = match frame::read(reader) {
             Ok(Some(frame)) => frame,
@@ -112,6 +117,10 @@ fn listen_with(
                     Event::SetupStarted { .. } => log.set_setup(true, Timestamp::now()),
                     Event::SetupFinished { .. } => log.set_setup(false, Timestamp::now()),
                     _ => {}
+                }
+                if let Event::Health { .. } = event {
+                    thread::sleep(verdict_at.saturating_duration_since(Instant::now()));
+                    verdict_at = Instant::now() + VERDICTS;
                 }
                 let last = matches!(event, Event::WorkloadExited { .. } | Event::Failed { .. });
                 if last {

@@ -1,8 +1,8 @@
 //! The life of one boot: what the guest may tell, in which order, and what its end means. No I/O.
 
 use jiff::Timestamp;
-use microagent_guest_protocol::{Event, Exit};
-use microagent_supervisor_protocol::{ErrorBody, ErrorCode, ErrorText, Machine, MachineState};
+use microagent_guest_protocol::{Config, Event, Exit};
+use microagent_supervisor_protocol::{ErrorBody, ErrorCode, ErrorText, Health, Machine, MachineState};
 
 /// The longest message of the guest that is kept, in characters.
 const MAX_MESSAGE: usize = 4096;
@@ -38,20 +38,34 @@ pub(crate) struct VmmEnd {
     pub(crate) console: String,
 }
 
+/// What a guest of this configuration may tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Expected {
+    pub(crate) setup_steps: u32,
+    /// Whether its health is probed.
+    pub(crate) probed: bool,
+}
+
+impl Expected {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self { setup_steps: u32::try_from(config.setup.len()).unwrap_or(u32::MAX), probed: config.health.is_some() }
+    }
+}
+
 /// One boot of a machine.
 pub(crate) struct Life {
     /// What is true of it.
     pub(crate) machine: Machine,
     stage: Stage,
-    setup_steps: u32,
+    expected: Expected,
     next_step: u32,
     wished: bool,
     panic: Option<String>,
 }
 
 impl Life {
-    pub(crate) fn new(machine: Machine, setup_steps: u32) -> Self {
-        Self { machine, stage: Stage::Silent, setup_steps, next_step: 0, wished: false, panic: None }
+    pub(crate) fn new(machine: Machine, expected: Expected) -> Self {
+        Self { machine, stage: Stage::Silent, expected, next_step: 0, wished: false, panic: None }
     }
 
     pub(crate) fn is_configured(&self) -> bool {
@@ -130,8 +144,8 @@ impl Life {
                 self.stage = Stage::Mounted;
             }
             Event::SetupStarted { index, at_ms } => {
-                if stage != Stage::Mounted || index < self.next_step || index >= self.setup_steps {
-                    return wrong(&format!("SetupStarted {index} of {}", self.setup_steps));
+                if stage != Stage::Mounted || index < self.next_step || index >= self.expected.setup_steps {
+                    return wrong(&format!("SetupStarted {index} of {}", self.expected.setup_steps));
                 }
                 if guest.setup_index.is_none() {
                     at("setup", at_ms);
@@ -146,7 +160,7 @@ impl Life {
                 check_exit(exit)?;
                 self.next_step = index + 1;
                 if exit.success() {
-                    guest.setup_complete = self.next_step == self.setup_steps;
+                    guest.setup_complete = self.next_step == self.expected.setup_steps;
                     self.stage = Stage::Mounted;
                 } else {
                     guest.setup_failure = Some(exit);
@@ -162,6 +176,15 @@ impl Life {
                 guest.setup_index = None;
                 guest.workload_started_at = Some(now);
                 self.stage = Stage::Workload;
+            }
+            Event::Health { healthy, message, at_ms: _ } => {
+                if stage != Stage::Workload || !self.expected.probed {
+                    return wrong("Health");
+                }
+                if guest.health.as_ref().is_some_and(|told| told.healthy == healthy) {
+                    return wrong(&format!("that it is healthy={healthy} twice"));
+                }
+                guest.health = Some(Health { healthy, message: clean_message(&message) });
             }
             Event::WorkloadExited { exit, at_ms } => {
                 if stage != Stage::Workload {

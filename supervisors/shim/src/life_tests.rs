@@ -3,7 +3,8 @@ use super::*;
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
 fn life(setup_steps: u32) -> Life {
-    Life::new(Machine::bare("u", MachineState::Starting), setup_steps)
+    let expected = Expected { setup_steps, probed: true };
+    Life::new(Machine::bare("u", MachineState::Starting), expected)
 }
 
 fn told(setup_steps: u32, events: Vec<Event>) -> Result<Life, String> {
@@ -82,6 +83,42 @@ fn what_comes_out_of_order_is_refused() {
     ] {
         assert!(told(1, events.clone()).is_err(), "{events:?}");
     }
+}
+
+fn health(healthy: bool) -> Event {
+    Event::Health { healthy, message: "HTTP status 200\n".to_owned(), at_ms: 8 }
+}
+
+#[test]
+fn health_is_told_while_the_workload_runs_and_when_it_changes() {
+    let before = [configured(), mounted(), workload()];
+    let with = |more: &[Event]| told(0, [&before[..], more].concat());
+    let life = with(&[health(false), health(true)]).unwrap();
+    let found = life.machine.guest.health.unwrap();
+    assert_eq!((found.healthy, found.message.as_str()), (true, "HTTP status 200 "));
+    let long = Event::Health { healthy: true, message: "\u{1b}".repeat(100_000), at_ms: 1 };
+    assert_eq!(with(&[long]).unwrap().machine.guest.health.unwrap().message, " ".repeat(MAX_MESSAGE));
+    assert!(with(&[health(true), health(true)]).is_err());
+    assert!(with(&[exited(0), health(true)]).is_err());
+    assert!(told(0, vec![configured(), mounted(), health(true)]).is_err());
+    let mut unprobed = Life::new(Machine::bare("u", MachineState::Starting), Expected::default());
+    before.into_iter().for_each(|event| unprobed.tell(event, NOW).unwrap());
+    assert!(unprobed.tell(health(true), NOW).is_err());
+}
+
+#[test]
+fn what_is_told_of_pausing_depends_on_how_far_the_guest_has_come() {
+    let refused = |life: Life| life.check_runs().map_err(|e| e.code) == Err(ErrorCode::MachineNotRunning);
+    assert!(refused(life(0)));
+    assert!(!refused(told(0, vec![configured()]).unwrap()));
+    assert!(!refused(told(0, vec![configured(), mounted(), workload()]).unwrap()));
+    assert!(refused(told(0, vec![configured(), mounted(), workload(), exited(0)]).unwrap()));
+    let mut halting = told(0, vec![configured()]).unwrap();
+    halting.wish_end();
+    assert!(refused(halting));
+    let mut paused = told(0, vec![configured()]).unwrap();
+    paused.machine.state = MachineState::Paused;
+    assert!(!refused(paused));
 }
 
 #[test]

@@ -29,7 +29,7 @@ use crate::{
     guest::{self, Waiting, Word},
     handover::{Boot, Ready},
     hear::{self, Said},
-    life::{Life, VmmEnd},
+    life::{Expected, Life, VmmEnd},
     record::{FORMAT, Record},
     timers::{Timers, due},
     vmm,
@@ -154,7 +154,7 @@ impl<'a> Shim<'a> {
         machine.identity = Some(boot.identity);
         machine.owner = Some(Owner { pid: own.pid, start_time: own.start_time });
         let activity = Activity::begin().map_err(|e| host("cannot make the file activity", &e))?;
-        let setup_steps = u32::try_from(boot.guest.setup.len()).unwrap_or(u32::MAX);
+        let expected = Expected::of(&boot.guest);
         Ok(Self {
             backend,
             dir: MachineDir::new(&boot.machine_dir)?,
@@ -162,7 +162,7 @@ impl<'a> Shim<'a> {
             config_digest: Digest::of(&encoded).to_string(),
             launches: boot.launches,
             own,
-            life: Life::new(machine, setup_steps),
+            life: Life::new(machine, expected),
             bridge: Bridge::new(activity.clone()),
             activity,
             far: Far::Program,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use microagent_guest_protocol::{
-    CONTROL_PORT, Config, EnvVar, Event, Exit, Process, Request, Root, ShutdownReply,
+    CONTROL_PORT, Config, EnvVar, Event, Exit, Health, Process, Request, Root, ShutdownReply,
     frame::{self, Kind},
 };
 use microagent_shim::{GUEST_SOCKET, MACHINE_RECORD, Record};
@@ -41,6 +41,7 @@ pub(crate) struct Host {
     pub(crate) below: String,
     pub(crate) boot_timeout_ms: u64,
     pub(crate) accelerator: Option<Accelerator>,
+    pub(crate) health: Option<Health>,
 }
 
 impl Host {
@@ -83,6 +84,7 @@ impl Host {
             below: "m".to_owned(),
             boot_timeout_ms: 60_000,
             accelerator: Some(Accelerator::Tcg),
+            health: None,
         }
     }
 
@@ -144,7 +146,7 @@ impl Host {
                 user: None,
             },
             grace_seconds: 1,
-            health: None,
+            health: self.health.clone(),
             outputs: Vec::new(),
         };
         let identity = Identity {
@@ -269,6 +271,14 @@ pub(crate) fn guest() {
             tell(&mut configured, &Event::Configured { init_ms: 1, listening_ms: 2, at_ms: 3 });
             tell(&mut configured, &Event::Mounted { at_ms: 4 });
             tell(&mut configured, &Event::WorkloadStarted { pid: 9, at_ms: 5 });
+        }
+    }
+    if mode == "healthy" {
+        let health = |healthy, message: &str| Event::Health { healthy, message: message.to_owned(), at_ms: 6 };
+        tell(&mut configured, &health(false, "HTTP status 503"));
+        // Flips faster than any probe can.
+        for n in 0..4 {
+            tell(&mut configured, &health(n % 2 == 0, &format!("probe {n}\n")));
         }
     }
     if mode == "workload" || mode == "kvmless" {
