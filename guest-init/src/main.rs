@@ -3,6 +3,7 @@
 //!
 //! It never panics by design: a panic of PID 1 is a kernel panic, which ends the machine without a report.
 
+mod archive;
 mod cgroup;
 mod children;
 mod clock;
@@ -16,6 +17,7 @@ mod http;
 mod machine;
 mod modules;
 mod mounts;
+mod outputs;
 mod peer;
 mod power;
 mod probe;

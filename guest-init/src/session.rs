@@ -9,8 +9,8 @@ use crate::{
     error::Error,
     files,
     health::{Prober, Verdicts},
-    machine::Machine,
-    mounts,
+    machine::{Command, Machine},
+    mounts, outputs,
     peer::Peer,
     probe,
     process::{self, Input, Role, Running},
@@ -79,6 +79,10 @@ fn live(machine: &Machine, peer: &mut Peer, config: &Config) -> Result<(), Error
         None => relay(machine, peer, running, Role::Workload, None),
     };
     peer.event(&Event::WorkloadExited { exit, at_ms: clock::uptime_ms() });
+    if !config.outputs.is_empty() {
+        machine.command(Command::WorkloadEnded);
+        outputs::send(peer, &config.outputs);
+    }
     Ok(())
 }
 
@@ -167,6 +171,7 @@ fn check(config: &Config) -> Result<(), Error> {
     if let Some(health) = &config.health {
         probe::check(&health.probe)?;
     }
+    outputs::check(&config.outputs)?;
     let files = config.files.iter().map(|f| ("files.path", &f.path));
     let mounts = config.mounts.iter().map(|m| ("mounts.path", &m.path));
     let directory = config.workload.working_dir.iter().map(|d| ("workload.workingDir", d));

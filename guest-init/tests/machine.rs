@@ -13,7 +13,7 @@ use harness::{
     vm::Vm,
 };
 use microagent_guest_protocol::{
-    Config, Event, Exec, ExecInput, ExecReply, Exit, File, Health, Mount, Probe, Root, Terminal,
+    Config, Event, Exec, ExecInput, ExecReply, Exit, File, Health, Mount, Output, Probe, Root, Terminal,
 };
 
 /// The disks of one workspace.
@@ -263,6 +263,59 @@ fn ports_are_probed_by_connection_and_by_request() {
         session.until_the_end(&vm);
         vm.wait_until_off();
     }
+}
+
+/// Names and errors of the outputs that ended.
+fn outputs(told: &Told) -> Vec<(&str, Option<&str>)> {
+    fn ended(event: &Event) -> Option<(&str, Option<&str>)> {
+        match event {
+            Event::OutputFinished { name, error } => Some((name, error.as_deref())),
+            _ => None,
+        }
+    }
+    told.events.iter().filter_map(ended).collect()
+}
+
+#[test]
+fn outputs_are_copied_out_when_the_workload_has_ended_by_itself_or_by_a_shutdown() {
+    let Some(tools) = harness::tools("outputs_are_copied_out_when_the_workload_has_ended_by_itself_or_by_a_shutdown")
+    else {
+        return;
+    };
+    let disks = Disks::new(tools);
+    let output = |name: &str, path: &str| Output { name: name.into(), path: path.into() };
+    let fill = "mkdir -p out/deep; echo result > out/deep/a; head -c 5000000 /dev/zero | tr '\\0' x > out/big; \
+                ln -s /etc/passwd out/link; mkfifo out/pipe; ln -s /proc/1/root/out /magic; ln -s out /alias";
+    let mut config = config(sh(&format!("{fill}; exit 3")));
+    config.outputs = vec![output("all", "/alias"), output("none", "/absent"), output("escape", "/magic/deep")];
+    let told = disks.run(tools, &config);
+    assert_eq!(told.workload_exit(), Some(Exit::code(3)));
+    let ended = outputs(&told);
+    assert_eq!((ended[0], ended[1].0, ended[2].0), (("all", None), "none", "escape"), "{ended:?}");
+    assert!(ended[1].1.is_some_and(|e| e.contains("No such file")) && ended[2].1.is_some(), "{ended:?}");
+    let mut archive = tar::Archive::new(&told.archive[..]);
+    let entry = |e: std::io::Result<tar::Entry<'_, &[u8]>>| {
+        let entry = e.unwrap();
+        (entry.path().unwrap().display().to_string(), entry.size())
+    };
+    let mut entries: Vec<_> = archive.entries().unwrap().map(entry).collect();
+    entries.sort();
+    let expected =
+        [("alias/", 0), ("alias/big", 5_000_000), ("alias/deep/", 0), ("alias/deep/a", 7), ("alias/link", 0)];
+    assert_eq!(entries, expected.map(|(name, size)| (name.to_owned(), size)));
+
+    let mut vm = disks.boot(tools);
+    config.workload = sh("trap 'echo late > /late; exit 0' TERM; echo ready; while :; do sleep 0.1; done");
+    config.outputs = vec![output("late", "/late")];
+    let mut session = Session::configure(&vm, &config);
+    session.until(&vm, |told| told.text() == "ready\n");
+    shut_down(&vm, 30);
+    let told = session.until_the_end(&vm);
+    assert_eq!((told.workload_exit(), outputs(&told)), (Some(Exit::code(0)), vec![("late", None)]));
+    let text = String::from_utf8_lossy(&told.archive);
+    assert!(text.starts_with("late\0") && text.contains("late\n"));
+    vm.wait_until_off();
+    assert!(image::is_clean(&disks.writable));
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub use error::{ErrorBody, ErrorCode};
 pub use machine::{Accelerator, Artifact, ErrorText, Exit, GuestStatus, Health, Machine, MachineState, Owner};
 pub use request::{
     CapabilitiesRequest, CheckRequest, Disk, Halt, HaltRequest, Identity, Kernel, KernelFormat, MachineConfig,
-    MachineRequest, PrepareRequest, QemuMachine, QemuOptions, Request, StartRequest, Target, Verb,
+    MachineRequest, OUTPUT_BYTES, PrepareRequest, QemuMachine, QemuOptions, Request, StartRequest, Target, Verb,
 };
 pub use response::{Capabilities, Check, CheckStatus, Response};
 pub use schema::schema;

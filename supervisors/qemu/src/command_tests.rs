@@ -11,6 +11,7 @@ fn config() -> MachineConfig {
         disks: vec![disk("baseline", "/d/a,b \"c\".ext4", true), disk("overlay", "/d/overlay.ext4", false)],
         boot_timeout_ms: 1000,
         log_bytes: 1000,
+        output_bytes: 1000,
         qemu: None,
     }
 }

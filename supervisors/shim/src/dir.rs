@@ -25,6 +25,7 @@ pub(crate) const SHIM_LOG: &str = "shim.log";
 pub(crate) const SHIM_LOCK: &str = "shim.lock";
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 pub(crate) const ACTIVITY: &str = "activity";
+pub(crate) const OUTPUTS: &str = "outputs";
 
 /// A machine's directory.
 #[derive(Clone, Debug)]
@@ -80,6 +81,7 @@ impl MachineDir {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(host(&format!("cannot list {}", self.0.display()), &e)),
         };
+        self.clean_outputs()?;
         for entry in entries {
             let entry = entry.map_err(|e| host(&format!("cannot list {}", self.0.display()), &e))?;
             if entry.file_name().to_str().is_some_and(is_ours) {
@@ -87,6 +89,11 @@ impl MachineDir {
             }
         }
         durable::sync_dir(&self.0).map_err(|e| durable_error(&e))
+    }
+
+    /// Removes what an earlier boot copied out.
+    pub(crate) fn clean_outputs(&self) -> Result<(), ErrorBody> {
+        durable::remove_dir(&self.join(OUTPUTS)).map_err(|e| durable_error(&e))
     }
 
     /// Removes the sockets of an earlier boot: a socket cannot be bound over an old one.
@@ -140,6 +147,8 @@ mod tests {
         ] {
             fs::write(dir.path().join(name), "").unwrap();
         }
+        fs::create_dir(dir.path().join("outputs")).unwrap();
+        fs::write(dir.path().join("outputs/a.tar"), "").unwrap();
         let machine = MachineDir::new(dir.path()).unwrap();
         machine.clean().unwrap();
         machine.clean().unwrap();

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, mpsc::SyncSender},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -13,12 +13,14 @@ use microagent_guest_protocol::{
     CONTROL_PORT, Config, Event, Request, ShutdownReply,
     frame::{self, Kind},
 };
+use microagent_supervisor_protocol::Artifact;
 
 use crate::{
     activity::Activity,
     dir::WORKLOAD_LOG,
     far::Far,
     log::{CriLog, Stream},
+    outputs::Outputs,
     run::Signal,
 };
 
@@ -39,6 +41,8 @@ pub(crate) enum Word {
     NotYet(io::Error),
     /// The guest tells this.
     Event(Event),
+    /// An output was copied out, or could not be.
+    Output(Artifact),
     /// The connection is over; why, where the guest broke the protocol.
     Over(Option<String>),
 }
@@ -46,11 +50,19 @@ pub(crate) enum Word {
 /// The configuration until it is sent; it may hold secrets and is forgotten then.
 pub(crate) type Waiting = Arc<Mutex<Option<Box<Config>>>>;
 
+/// Where outputs go, and how many bytes they may have.
+#[derive(Clone, Debug)]
+pub(crate) struct Bound {
+    pub(crate) machine_dir: PathBuf,
+    pub(crate) bytes: u64,
+}
+
 /// Tries once to connect and, where the guest listens, configures it and listens to it until it is over.
 pub(crate) fn connect(
     far: Far,
     waiting: Waiting,
     log_bytes: u64,
+    outputs: Bound,
     activity: Activity,
     signals: SyncSender<Signal>,
 ) -> io::Result<()> {
@@ -65,11 +77,12 @@ pub(crate) fn connect(
         };
         let Some(mut config) = waiting.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         config.realtime_ns = realtime_ns();
+        let mut outputs = Outputs::new(&outputs.machine_dir, &config.outputs, outputs.bytes);
         let sent = stream
             .set_write_timeout(Some(CONFIGURE))
             .and_then(|()| frame::write_message(&mut &stream, &Request::Configure(config)));
         let over = match sent {
-            Ok(()) => listen(&mut &stream, log_bytes, &activity, &tell).err(),
+            Ok(()) => listen(&mut &stream, log_bytes, &mut outputs, &activity, &tell).err(),
             Err(e) => Some(format!("the guest did not take its configuration: {e}")),
         };
         tell(Word::Over(over));
@@ -80,11 +93,12 @@ pub(crate) fn connect(
 fn listen(
     reader: &mut impl io::Read,
     log_bytes: u64,
+    outputs: &mut Outputs,
     activity: &Activity,
     tell: &impl Fn(Word) -> bool,
 ) -> Result<(), String> {
     let mut log = CriLog::open(Path::new(WORKLOAD_LOG), log_bytes);
-    let result = listen_with(reader, &mut log, activity, tell);
+    let result = listen_with(reader, &mut log, outputs, activity, tell);
     log.flush(Timestamp::now());
     result
 }
@@ -92,9 +106,11 @@ fn listen(
 fn listen_with(
     reader: &mut impl io::Read,
     log: &mut CriLog,
+    outputs: &mut Outputs,
     activity: &Activity,
     tell: &impl Fn(Word) -> bool,
 ) -> Result<(), String> {
+    let mut ended = false;
     let mut verdict_at = Instant::now();
     loop {
         let frame = match frame::read(reader) {
@@ -110,6 +126,7 @@ fn listen_with(
         match frame.kind {
             Kind::Stdout => log.write(Stream::Stdout, &frame.payload, Timestamp::now()),
             Kind::Stderr => log.write(Stream::Stderr, &frame.payload, Timestamp::now()),
+            Kind::Output => outputs.data(&frame.payload)?,
             Kind::Stdin => return Err("the guest sent a frame of standard input".to_owned()),
             Kind::Message => {
                 let event: Event = frame.message().map_err(|e| format!("the guest told what is no event: {e}"))?;
@@ -122,13 +139,31 @@ fn listen_with(
                     thread::sleep(verdict_at.saturating_duration_since(Instant::now()));
                     verdict_at = Instant::now() + VERDICTS;
                 }
-                let last = matches!(event, Event::WorkloadExited { .. } | Event::Failed { .. });
-                if last {
+                let exited = matches!(event, Event::WorkloadExited { .. });
+                let failed = matches!(event, Event::Failed { .. });
+                if exited || failed {
                     // Whoever reads of the end must find all of the output.
                     log.flush(Timestamp::now());
                 }
+                let mut last = failed || (exited && outputs.is_complete());
+                let word = match event {
+                    Event::OutputStarted { name } => {
+                        if !ended {
+                            return Err("the guest began an output before its workload had ended".to_owned());
+                        }
+                        outputs.start(&name)?;
+                        Word::Event(Event::OutputStarted { name })
+                    }
+                    Event::OutputFinished { name, error } => {
+                        let artifact = outputs.finish(&name, error)?;
+                        last = outputs.is_complete();
+                        Word::Output(artifact)
+                    }
+                    event => Word::Event(event),
+                };
+                ended |= exited;
                 // Hanging up after the last word tells the guest that it arrived.
-                if !tell(Word::Event(event)) || last {
+                if !tell(word) || last {
                     return Ok(());
                 }
             }

@@ -14,6 +14,7 @@
 //! | `vsock.sock` | the guest's vsock ports for clients, by the `CONNECT <port>` handshake; cut while the machine is quarantined |
 //! | `guest.sock` | the same ports for the shim alone, where a program serves vsock |
 //! | `activity` | empty; the time of its last change is when the machine was last used, at most a second behind |
+//! | `outputs/NAME.tar` | what the guest copied out when its workload had ended; removed by the next start |
 //! | `control.sock` | how `halt`, `kill`, `pause`, `resume` and `quarantine` reach the shim |
 //! | `shim.lock` | locked while the shim lives; holds its process id |
 
@@ -31,6 +32,7 @@ mod handover;
 mod hear;
 mod life;
 mod log;
+mod outputs;
 mod planned;
 mod record;
 mod run;

@@ -26,7 +26,7 @@ use crate::{
     control::{self, Answer, Wish},
     dir::{CONTROL_SOCKET, GUEST_SOCKET, MachineDir, SHIM_LOCK, VSOCK_SOCKET, host},
     far::Far,
-    guest::{self, Waiting, Word},
+    guest::{self, Bound, Waiting, Word},
     handover::{Boot, Ready},
     hear::{self, Said},
     life::{Expected, Life, VmmEnd},
@@ -49,6 +49,12 @@ const QUEUE: usize = 64;
 
 /// How long a guest that said its last may take to power off: it writes to its disks all that is still in its memory.
 const POWER_OFF: Duration = Duration::from_secs(300);
+
+/// How long outputs may take, all together, where nobody asked for the end of the machine.
+const COPYING: Duration = Duration::from_secs(600);
+
+/// How long the last output may take to reach the disk once the machine has ended.
+const LAST_OUTPUT: Duration = Duration::from_secs(30);
 
 /// How long a machine may run on after its connection was lost, or after its kernel panicked, before it is ended.
 const LOST: Duration = Duration::from_secs(30);
@@ -90,6 +96,7 @@ fn begin(backend: &impl Backend, dir: &Path, ready: &mut Ready) -> Result<(), Er
         .map_err(|e| ErrorBody::new(ErrorCode::MachineBusy, format!("a shim of this machine still runs: {e}")))?;
     let mut shim = Shim::new(backend, boot)?;
     shim.dir.clean_sockets()?;
+    shim.dir.clean_outputs()?;
     control::serve(Path::new(CONTROL_SOCKET), shim.sender.clone())
         .map_err(|e| host("cannot serve control.sock", &e))?;
     shim.bridge.serve(Path::new(VSOCK_SOCKET)).map_err(|e| host("cannot serve vsock.sock", &e))?;
@@ -111,6 +118,8 @@ pub(crate) struct Shim<'a> {
     activity: Activity,
     /// The way to the guest in the present launch.
     pub(crate) far: Far,
+    /// Whether the end was asked for at once.
+    pub(crate) killed: bool,
     /// Whether the CPUs stand still; not known when the VMM did not say what it did.
     pub(crate) paused: Option<bool>,
     /// What the record on disk says.
@@ -166,6 +175,7 @@ impl<'a> Shim<'a> {
             bridge: Bridge::new(activity.clone()),
             activity,
             far: Far::Program,
+            killed: false,
             paused: Some(false),
             saved: None,
             waiting: Arc::new(Mutex::new(Some(boot.guest))),
@@ -247,8 +257,10 @@ impl<'a> Shim<'a> {
             self.helper = None;
         }
         if matches!(outcome, Outcome::Ended(_)) {
-            // What the helper had taken from the guest is in the socket's buffer still.
-            self.take_until(Instant::now() + IN_FLIGHT, |shim| shim.connection != Connection::Open);
+            // What the helper had taken from the guest is in the socket's buffer still; and a large output takes its time to reach
+            // the disk.
+            let patience = if self.life.is_copying() && !self.killed { LAST_OUTPUT } else { IN_FLIGHT };
+            self.take_until(Instant::now() + patience, |shim| shim.connection != Connection::Open);
         }
         Ok(outcome)
     }
@@ -322,7 +334,9 @@ impl<'a> Shim<'a> {
         if due(&mut self.timers.connect, now) && self.connection == Connection::None {
             self.connection = Connection::Open;
             let (waiting, activity) = (Arc::clone(&self.waiting), self.activity.clone());
-            let tried = guest::connect(self.far, waiting, self.config.log_bytes, activity, self.sender.clone());
+            let outputs = Bound { machine_dir: self.dir.path().to_owned(), bytes: self.config.output_bytes };
+            let tried =
+                guest::connect(self.far, waiting, self.config.log_bytes, outputs, activity, self.sender.clone());
             if let Err(e) = tried {
                 eprintln!("cannot start a thread: {e}");
                 self.connection = Connection::None;
@@ -333,7 +347,9 @@ impl<'a> Shim<'a> {
             self.restore_power(now);
         }
         if due(&mut self.timers.end, now) {
-            if !self.life.is_done() {
+            if self.life.is_copying() {
+                self.life.abandon_outputs("it was not copied out in time");
+            } else if !self.life.is_done() {
                 let message = "the guest's connection was lost, or its kernel panicked, and it did not end by itself";
                 self.life.fail(ErrorCode::GuestProtocol, message, &said.console.text());
             }
@@ -400,8 +416,16 @@ impl<'a> Shim<'a> {
                 } else if configured {
                     self.timers.boot = None;
                     self.stage("configured", now);
-                } else if self.life.is_done() {
-                    self.timers.end_by(now + POWER_OFF);
+                } else {
+                    self.limit_the_rest(now);
+                }
+            }
+            Word::Output(artifact) => {
+                if let Err(why) = self.life.output(artifact) {
+                    self.life.fail(ErrorCode::GuestProtocol, why, "");
+                    self.kill();
+                } else {
+                    self.limit_the_rest(now);
                 }
             }
             Word::Over(broken) => {
@@ -409,10 +433,22 @@ impl<'a> Shim<'a> {
                 if let Some(why) = broken {
                     self.life.fail(ErrorCode::GuestProtocol, why, "");
                     self.kill();
+                } else if self.life.is_copying() {
+                    self.life.abandon_outputs("the guest hung up before it was copied out");
+                    self.limit_the_rest(now);
                 } else if !self.life.is_done() {
                     self.timers.end_by(now + LOST);
                 }
             }
+        }
+    }
+
+    /// Once the workload has ended, what is left of the guest's life has its time.
+    fn limit_the_rest(&mut self, now: Instant) {
+        if self.life.is_done() {
+            self.timers.end_by(now + POWER_OFF);
+        } else if self.life.is_copying() {
+            self.timers.end_by(now + COPYING);
         }
     }
 

@@ -31,8 +31,9 @@ use crate::{
 /// How long a shim that was killed, or was told to kill its machine, may take to be gone.
 const GONE: Duration = Duration::from_secs(10);
 
-/// How long after the grace period a halt waits: the shim ends the machine 10 seconds after it, and then records.
-const HALT_SLACK: Duration = Duration::from_secs(15);
+/// How long after the grace period a halt waits: the shim ends the machine 70 seconds after it where there are outputs, takes what is
+/// on its way for 30 more, and then records.
+const HALT_SLACK: Duration = Duration::from_secs(105);
 
 /// The longest grace period, in seconds: the protocol's word.
 const MAX_GRACE: u32 = 3600;
@@ -69,6 +70,7 @@ pub(crate) fn start(backend: &impl Backend, request: StartRequest) -> Result<Mac
         }
     }
     config::machine(&request.config, backend)?;
+    config::guest(&request.guest)?;
     // A shim records the end of its machine a moment before its own.
     if let Some(record) = Record::load(&dir)? {
         record.shim.wait_gone(GONE).map_err(|e| host("cannot wait for the last shim", &e))?;

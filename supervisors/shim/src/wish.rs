@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use microagent_guest_protocol::OUTPUT_SECONDS;
 use microagent_supervisor_protocol::{ErrorBody, MachineState};
 
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
     run::{RETRY, Shim},
 };
 
-/// How long after the grace period a halted machine is ended: the protocol's word.
+/// How long after the grace period, and the time for outputs, a halted machine is ended: the protocol's word.
 const AFTER_GRACE: Duration = Duration::from_secs(10);
 
 impl Shim<'_> {
@@ -25,6 +26,7 @@ impl Shim<'_> {
             }
             Wish::Kill => {
                 self.life.wish_end();
+                self.killed = true;
                 self.kill();
                 Ok(())
             }
@@ -45,7 +47,8 @@ impl Shim<'_> {
             // A guest that has no configuration has nothing to lose.
             return self.kill();
         }
-        self.timers.end_by(now + Duration::from_secs(u64::from(grace_seconds)) + AFTER_GRACE);
+        let outputs = if self.life.has_outputs() { u64::from(OUTPUT_SECONDS) } else { 0 };
+        self.timers.end_by(now + Duration::from_secs(u64::from(grace_seconds) + outputs) + AFTER_GRACE);
         self.restore_power(now);
         guest::shutdown(self.far, grace_seconds);
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use microagent_guest_protocol::{
-    CONTROL_PORT, Config, EnvVar, Event, Exit, Health, Process, Request, Root, ShutdownReply,
+    CONTROL_PORT, Config, EnvVar, Event, Exit, Health, Output, Process, Request, Root, ShutdownReply,
     frame::{self, Kind},
 };
 use microagent_shim::{GUEST_SOCKET, MACHINE_RECORD, Record};
@@ -42,6 +42,8 @@ pub(crate) struct Host {
     pub(crate) boot_timeout_ms: u64,
     pub(crate) accelerator: Option<Accelerator>,
     pub(crate) health: Option<Health>,
+    pub(crate) outputs: Vec<&'static str>,
+    pub(crate) output_bytes: u64,
 }
 
 impl Host {
@@ -85,6 +87,8 @@ impl Host {
             boot_timeout_ms: 60_000,
             accelerator: Some(Accelerator::Tcg),
             health: None,
+            outputs: Vec::new(),
+            output_bytes: 1 << 20,
         }
     }
 
@@ -125,6 +129,7 @@ impl Host {
             disks: Vec::new(),
             boot_timeout_ms: self.boot_timeout_ms,
             log_bytes: 1 << 20,
+            output_bytes: self.output_bytes,
             qemu: Some(QemuOptions { machine: None, accelerator: self.accelerator }),
         }
     }
@@ -147,7 +152,7 @@ impl Host {
             },
             grace_seconds: 1,
             health: self.health.clone(),
-            outputs: Vec::new(),
+            outputs: self.outputs.iter().map(|n| Output { name: (*n).to_owned(), path: "/x".to_owned() }).collect(),
         };
         let identity = Identity {
             uid: self.uid.clone(),
@@ -293,13 +298,60 @@ pub(crate) fn guest() {
     if mode == "echo" {
         return echo(&listener);
     }
+    if mode == "outputs-early" {
+        tell(&mut configured, &Event::OutputStarted { name: "a".to_owned() });
+    }
+    if mode.starts_with("outputs-") {
+        tell(&mut configured, &Event::WorkloadExited { exit: Exit::code(0), at_ms: 6 });
+        outputs(&mut configured, &mode);
+        // The host hangs up when it has heard all, or too much.
+        if mode != "outputs-cut" {
+            let _ = configured.read(&mut [0]);
+        }
+        return power_off();
+    }
     let mut shutdown = connected(&listener.accept().unwrap().0);
     let Request::Shutdown { .. } = frame::read_message(&mut shutdown).unwrap() else { panic!("not a shutdown") };
     frame::write_message(&mut shutdown, &ShutdownReply::ShuttingDown).unwrap();
+    if mode == "stay-outputs" {
+        tell(&mut configured, &Event::WorkloadExited { exit: Exit::code(143), at_ms: 6 });
+        outputs(&mut configured, &mode);
+    }
     if mode != "stubborn" {
         return power_off();
     }
     let _ = listener.accept();
+}
+
+/// What the guest sends as outputs `a` and `b`.
+fn outputs(stream: &mut UnixStream, mode: &str) {
+    let start = |name: &str| Event::OutputStarted { name: name.to_owned() };
+    let finish = |name: &str, error: Option<&str>| Event::OutputFinished {
+        name: name.to_owned(),
+        error: error.map(str::to_owned),
+    };
+    // The host may hang up on what it does not take.
+    let mut say = |event: &Event| drop(frame::write_message(stream, event));
+    match mode {
+        "outputs-unnamed" => return drop(frame::write(stream, Kind::Output, b"x")),
+        "outputs-other" => return say(&start("../../a")),
+        "outputs-twice" => {
+            say(&start("a"));
+            return say(&start("a"));
+        }
+        _ => say(&start("a")),
+    }
+    let pieces = if mode == "outputs-huge" { 64 } else { 2 };
+    for _ in 0..pieces {
+        let _ = frame::write(stream, Kind::Output, &[b'x'; 50_000]);
+    }
+    if mode == "outputs-cut" {
+        return;
+    }
+    let mut say = |event: &Event| drop(frame::write_message(stream, event));
+    say(&finish("a", None));
+    say(&start("b"));
+    say(&finish("b", Some("/x: No such file\n")));
 }
 
 /// Gives back what each client says, until one asks for the shutdown.
