@@ -276,6 +276,7 @@ impl Host {
                 disks,
                 boot_timeout_ms: BOOT_TIMEOUT_MS,
                 log_bytes: LOG_BYTES,
+                output_bytes: supervisor::OUTPUT_BYTES,
                 qemu: qemu_options(&kernel, &chosen),
             },
             guest: guest::config(record, &image.config, &boot.id)?,
