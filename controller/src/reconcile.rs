@@ -6,7 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use microagent_crds::Reason;
+use microagent_crds::{ConditionType, Reason};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -15,8 +15,10 @@ use crate::{
     desired::Desired,
     journal::{self, EventType, Journal},
     memory::{Memory, Stage},
+    metrics::{Metrics, Pass, Planned, label::Outcome},
     plan::{self, Action, Event, Input},
     queue::{Lease, Queue},
+    reconcile_id::ReconcileId,
     sink::Sink,
     world::World,
 };
@@ -36,19 +38,28 @@ pub struct Reconciler<W, S> {
     pub journal: Mutex<Journal>,
     /// Who is looked at next.
     pub queue: Queue,
+    /// What is counted and measured.
+    pub metrics: Arc<Metrics>,
 }
 
 impl<W: World, S: Sink> Reconciler<W, S> {
     /// One pass. Whatever happens, the workspace is looked at again in time.
     pub async fn pass(&self, lease: Lease) {
         let key = lease.key().clone();
-        let span = tracing::debug_span!("reconcile", workspace = %key);
-        let again = self.try_pass(&key).instrument(span).await;
+        // On every line of the pass: which workspace, and which pass.
+        let span = tracing::info_span!("reconcile", workspace = %key, reconcile_id = %ReconcileId::next());
+        let mut pass = self.metrics.begin_pass();
+        let again = self.try_pass(&key, &mut pass).instrument(span.clone()).await;
+        if again.is_err() {
+            pass.outcome = Outcome::Failed;
+        }
+        drop(pass);
+        let _entered = span.enter();
         match again {
             Ok(Some(at)) => self.queue.add_at(key, at),
             Ok(None) => {}
             Err(error) => {
-                tracing::error!(workspace = %key, "{error}; trying again in {} s", BROKEN_STORE_WAIT.as_secs());
+                tracing::error!("{error}; trying again in {} s", BROKEN_STORE_WAIT.as_secs());
                 self.queue.add_at(key, Instant::now() + BROKEN_STORE_WAIT);
             }
         }
@@ -56,8 +67,11 @@ impl<W: World, S: Sink> Reconciler<W, S> {
     }
 
     /// When to look again; never when the workspace is gone.
-    async fn try_pass(&self, key: &Key) -> Result<Option<Instant>, crate::ControllerError> {
-        let Some(record) = self.desired().get(key).cloned() else { return Ok(None) };
+    async fn try_pass(&self, key: &Key, pass: &mut Pass<'_>) -> Result<Option<Instant>, crate::ControllerError> {
+        let Some(record) = self.desired().get(key).cloned() else {
+            pass.outcome = Outcome::Gone;
+            return Ok(None);
+        };
         let observed = self.world.observe(&record).await;
         let previous = self.sink.published(&record);
         let now = Timestamp::now();
@@ -70,17 +84,40 @@ impl<W: World, S: Sink> Reconciler<W, S> {
             fresh_boot_id: &fresh_boot_id,
         });
         // Remembered first: what is done next must not be done twice, should this process end right after it.
-        let Some(record) = self.remember(&record, plan.memory)? else { return Ok(Some(Instant::now())) };
+        let Some(fresh) = self.remember(&record, plan.memory)? else {
+            pass.outcome = Outcome::Superseded;
+            return Ok(Some(Instant::now()));
+        };
+        self.metrics.planned(&Planned {
+            before: &record,
+            after: &fresh,
+            observed: &observed,
+            previous: &previous,
+            status: &plan.status,
+            now,
+        });
+        let record = fresh;
         self.sink.publish(&record, &plan.status)?;
         self.tell(&record, &plan.events, now);
-        let Some(action) = plan.next else { return Ok(Some(instant(now, plan.wake))) };
+        let Some(action) = plan.next else {
+            let moving = plan.status.is_true(ConditionType::Reconciling);
+            pass.outcome = if moving { Outcome::Awaiting } else { Outcome::Settled };
+            return Ok(Some(instant(now, plan.wake)));
+        };
         tracing::debug!(?action, "acting");
+        let began = Instant::now();
         if let Err(fault) = self.world.act(&record, &action).await {
-            tracing::warn!(workspace = %key, stage = ?action.stage(), code = fault.code, "{}", fault.message);
+            tracing::warn!(stage = ?action.stage(), code = fault.code, "{}", fault.message);
             self.note_failure(&record, action.stage(), fault)?;
-        } else if action == Action::Forget {
+            return Ok(Some(Instant::now()));
+        }
+        self.metrics.acted(&action, began.elapsed());
+        pass.outcome = Outcome::Acted;
+        if action == Action::Forget {
             self.sink.retract(key)?;
             let reborn = self.desired().forget(key, now)?;
+            self.metrics.forget(&record.uid);
+            pass.outcome = Outcome::Gone;
             let message = "the machine, its disks and its state are removed".to_owned();
             self.tell(&record, &[Event { type_: EventType::Normal, reason: Reason::Deleted, message }], now);
             return Ok(reborn.then(Instant::now));
@@ -96,6 +133,7 @@ impl<W: World, S: Sink> Reconciler<W, S> {
     ) -> Result<(), crate::ControllerError> {
         let mut memory = record.memory.clone();
         plan::record_failure(record, &mut memory, stage, fault, Timestamp::now());
+        self.metrics.failed(&record.memory, &memory);
         self.remember(record, memory).map(drop)
     }
 
@@ -115,6 +153,7 @@ impl<W: World, S: Sink> Reconciler<W, S> {
     fn tell(&self, record: &Record, events: &[Event], time: Timestamp) {
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         for event in events {
+            self.metrics.event(event.type_);
             let line = journal::Event {
                 time,
                 key: record.key.clone(),
@@ -124,12 +163,8 @@ impl<W: World, S: Sink> Reconciler<W, S> {
                 message: event.message.clone(),
             };
             match event.type_ {
-                EventType::Normal => {
-                    tracing::info!(workspace = %record.key, reason = %event.reason, "{}", event.message)
-                }
-                EventType::Warning => {
-                    tracing::warn!(workspace = %record.key, reason = %event.reason, "{}", event.message)
-                }
+                EventType::Normal => tracing::info!(reason = %event.reason, "{}", event.message),
+                EventType::Warning => tracing::warn!(reason = %event.reason, "{}", event.message),
             }
             // An event that cannot be kept is still in the log and in the status; the pass goes on.
             if let Err(error) = journal.append(&line) {

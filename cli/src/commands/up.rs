@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use microagent_controller::{ControllerError, Options, Paths, journal::Follower};
+use microagent_controller::{AdminAddress, ControllerError, Options, Paths, journal::Follower};
 use tokio_util::sync::CancellationToken;
 
 use super::{Interrupt, events};
@@ -23,10 +23,15 @@ pub(crate) struct Args {
     /// Folders of manifests [default: ./workspaces, when it is there]
     #[arg(value_name = "DIR")]
     folders: Vec<PathBuf>,
+    /// Where metrics, health and state are told: unix:PATH, 127.0.0.1:PORT, [::1]:PORT or none; may be given several times
+    /// [default: the socket admin.sock in the state directory]
+    #[arg(long, value_name = "ADDR")]
+    admin: Vec<AdminAddress>,
 }
 
 pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
-    let folders = folders(args.folders)?;
+    let Args { folders: given, admin } = args;
+    let folders = folders(given)?;
     if let Some(pid) = context.controller() {
         return Err(locked(&context.paths, Some(pid).filter(|&pid| pid != 0)));
     }
@@ -35,7 +40,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
     // What an earlier controller has told is no news.
     let follower = Follower::from_end(&context.paths.journal())?;
     let shutdown = CancellationToken::new();
-    let options = Options { folders: folders.clone(), ..Options::new(context.paths.clone()) };
+    let options = Options { folders: folders.clone(), admin, ..Options::new(context.paths.clone()) };
     let controller = microagent_controller::run(options, shutdown.clone());
     tokio::pin!(controller);
     announce(&folders, &context.paths);

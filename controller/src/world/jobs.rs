@@ -11,9 +11,16 @@ use std::{
 };
 
 use microagent_base::{Progress, progress::Step};
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Semaphore, mpsc};
+use tracing::Instrument as _;
 
-use crate::{Key, memory::Fault, observed::Work};
+use crate::{
+    Key,
+    memory::Fault,
+    metrics::label::{JobKind, JobState},
+    observed::Work,
+};
 
 /// How often those who wait for a job are told of its progress. People read it, so a second is often enough.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -28,8 +35,24 @@ pub(super) struct Done<T> {
     pub(super) took: Duration,
 }
 
+/// A job that is under way, for people and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobSight {
+    /// What it does.
+    pub kind: JobKind,
+    /// Whether it has begun.
+    pub state: JobState,
+    /// How many workspaces want it.
+    pub wanted_by: usize,
+    /// How far it is: `pulling web: 12.0 of 48.3 MiB`. Empty at the very beginning.
+    pub progress: String,
+}
+
 /// All jobs of one kind.
 pub(super) struct Jobs<T> {
+    kind: JobKind,
+    /// Where the durations go of those that end well.
+    durations: Histogram,
     inner: Arc<Mutex<HashMap<Name, Job<T>>>>,
     slots: Arc<Semaphore>,
     wake: mpsc::UnboundedSender<Key>,
@@ -47,8 +70,26 @@ enum State<T> {
 
 impl<T: Clone + Send + 'static> Jobs<T> {
     /// No jobs yet. At most as many run at once as `slots` has permits; `wake` is told the keys whose job moved.
-    pub(super) fn new(slots: Arc<Semaphore>, wake: mpsc::UnboundedSender<Key>) -> Self {
-        Self { inner: Arc::default(), slots, wake }
+    pub(super) fn new(
+        kind: JobKind,
+        durations: Histogram,
+        slots: Arc<Semaphore>,
+        wake: mpsc::UnboundedSender<Key>,
+    ) -> Self {
+        Self { kind, durations, inner: Arc::default(), slots, wake }
+    }
+
+    /// The jobs that are under way.
+    pub(super) fn under_way(&self) -> Vec<JobSight> {
+        let sight = |job: &Job<T>| {
+            let State::Running(watched) = &job.state else { return None };
+            let (state, progress) = match watched.look::<()>() {
+                Work::Running { message } => (JobState::Running, message),
+                _ => (JobState::Queued, String::new()),
+            };
+            Some(JobSight { kind: self.kind, state, wanted_by: job.wanted_by.len(), progress })
+        };
+        self.lock().values().filter_map(sight).collect()
     }
 
     /// How a job stands that `key` wants. What others had done, without `key` wanting it, is not there for it.
@@ -80,7 +121,8 @@ impl<T: Clone + Send + 'static> Jobs<T> {
         // Taken here where one is free, so that work that need not wait is never seen waiting.
         let free = slots.clone().try_acquire_owned().ok();
         watched.begun.store(free.is_some(), Ordering::Relaxed);
-        tokio::spawn(async move {
+        let durations = self.durations.clone();
+        let job = async move {
             let _slot = match free {
                 Some(slot) => Some(slot),
                 None => slots.acquire_owned().await.ok(),
@@ -89,6 +131,9 @@ impl<T: Clone + Send + 'static> Jobs<T> {
             watched.begun.store(true, Ordering::Relaxed);
             let outcome = if watched.cancelled() { Err(cancelled()) } else { work(watched).await };
             let outcome = outcome.map(|value| Done { value, took: started.elapsed() });
+            if let Ok(done) = &outcome {
+                durations.observe(done.took.as_secs_f64());
+            }
             let mut jobs = inner.lock().unwrap_or_else(PoisonError::into_inner);
             let waiting = match jobs.get_mut(&name) {
                 // Nobody waits for it: the next who wants it begins it anew.
@@ -106,7 +151,9 @@ impl<T: Clone + Send + 'static> Jobs<T> {
             for key in waiting {
                 let _ = wake.send(key);
             }
-        });
+        };
+        // What it logs belongs to the pass that began it.
+        tokio::spawn(job.in_current_span());
     }
 
     /// `key` wants none of these jobs any longer. Work that nobody wants is cancelled.
@@ -215,7 +262,7 @@ mod tests {
 
     fn jobs() -> (Jobs<u32>, mpsc::UnboundedReceiver<Key>) {
         let (wake, woken) = mpsc::unbounded_channel();
-        (Jobs::new(Arc::new(Semaphore::new(1)), wake), woken)
+        (Jobs::new(JobKind::Pull, Histogram::new([1.0]), Arc::new(Semaphore::new(1)), wake), woken)
     }
 
     #[tokio::test]
@@ -231,6 +278,25 @@ mod tests {
         go.send(()).unwrap();
         assert_eq!([woken.recv().await, woken.recv().await], [Some(a), Some(b)]);
         assert_eq!(jobs.look("pull", &Key::new("default", "b")).ready().map(|d| d.value), Some(1));
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_is_told_and_what_ended_well_is_measured_once() {
+        let (jobs, mut woken) = jobs();
+        let key = Key::new("default", "a");
+        let (go, wait) = tokio::sync::oneshot::channel::<()>();
+        jobs.begin("first", &key, |_| async move {
+            let _ = wait.await;
+            Ok(1)
+        });
+        jobs.begin("second", &key, |_| async { Err(cancelled()) });
+        let mut states: Vec<_> = jobs.under_way().iter().map(|job| (job.state, job.wanted_by)).collect();
+        states.sort_by_key(|(state, _)| *state as usize);
+        assert_eq!(states, [(JobState::Queued, 1), (JobState::Running, 1)]);
+        go.send(()).unwrap();
+        assert_eq!([woken.recv().await, woken.recv().await], [Some(key.clone()), Some(key)]);
+        assert!(jobs.under_way().is_empty());
+        assert_eq!(jobs.durations.count(), 1);
     }
 
     #[tokio::test]
