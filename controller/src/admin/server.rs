@@ -1,14 +1,13 @@
 //! HTTP/1.1 for probes, scrapers and `curl`: one request a connection, everything bounded.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::timeout,
 };
 
@@ -17,7 +16,8 @@ use super::{
     address::{Listener, Socket},
 };
 
-/// Connections at once. Others wait to be accepted, and those that hang make room after [`LIFETIME`].
+/// Connections at once. Beyond, the oldest makes room: an honest client is served long before 32 others come, and one that hangs
+/// keeps no prober out.
 const CONNECTIONS: usize = 32;
 /// How long a client may take to send its request.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -38,19 +38,30 @@ enum Stream {
 /// Answers until it is dropped.
 pub async fn serve(admin: Arc<Admin>, listener: Listener) {
     let audience = listener.audience();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    // Owns the connections: they end with it.
     let mut connections = JoinSet::new();
+    let mut by_age: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        while connections.try_join_next().is_some() {}
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        match accept(&listener).await {
-            Ok(Stream::Unix(stream)) => drop(connections.spawn(talk(admin.clone(), stream, audience, place))),
-            Ok(Stream::Tcp(stream)) => drop(connections.spawn(talk(admin.clone(), stream, audience, place))),
+        let stream = match accept(&listener).await {
+            Ok(stream) => stream,
             Err(error) => {
                 tracing::debug!(%error, "no connection to the admin endpoint can be accepted");
                 tokio::time::sleep(REST).await;
+                continue;
             }
+        };
+        while connections.try_join_next().is_some() {}
+        by_age.retain(|connection| !connection.is_finished());
+        if by_age.len() >= CONNECTIONS
+            && let Some(oldest) = by_age.pop_front()
+        {
+            oldest.abort();
         }
+        let admin = admin.clone();
+        by_age.push_back(match stream {
+            Stream::Unix(stream) => connections.spawn(talk(admin, stream, audience)),
+            Stream::Tcp(stream) => connections.spawn(talk(admin, stream, audience)),
+        });
     }
 }
 
@@ -61,12 +72,7 @@ async fn accept(listener: &Listener) -> io::Result<Stream> {
     })
 }
 
-async fn talk(
-    admin: Arc<Admin>,
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    audience: Audience,
-    _place: OwnedSemaphorePermit,
-) {
+async fn talk(admin: Arc<Admin>, stream: impl AsyncRead + AsyncWrite + Unpin, audience: Audience) {
     let service = service_fn(move |request: Request<Incoming>| {
         let admin = admin.clone();
         async move { Ok::<_, std::convert::Infallible>(admin.respond(&request, audience).await) }
