@@ -99,7 +99,7 @@ impl Metrics {
         all.0.register("microagent_build", "The version of the controller", version);
         let started = all.seconds(
             "process_start_time",
-            "When the controller started, since 1970",
+            "When the controller started, in seconds since 1970",
             Gauge::<f64, AtomicU64>::default(),
         );
         started.set(seconds_since_epoch(Timestamp::now()));
@@ -119,7 +119,7 @@ impl Metrics {
             stage_failures: all.one("stage_failures", "Failures of a stage", ByLabel::new(Counter::default)),
             ready_latency: all.seconds(
                 "ready_latency",
-                "From the first sight of a manifest until its workspace was first as asked for",
+                "From the first sight of a manifest until its workspace was as asked for; the first time of generation 1 only",
                 buckets(0.05, 16),
             ),
             queue_depth: all.one("queue_depth", "Workspaces that are due and wait for a pass", Gauge::default()),

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::{
     HostView, JobSight, World, backend,
     backend::Backends,
+    blocking::blocking,
     disks,
     fault::{host_error, host_fault, image_fault, kernel_fault, vanished},
     guest,
@@ -449,14 +450,6 @@ struct OwnDisk {
     path: PathBuf,
     size: Option<u64>,
     read_only: bool,
-}
-
-/// Does work that blocks. What it logs belongs to the pass that asked for it.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
-    let span = tracing::Span::current();
-    tokio::task::spawn_blocking(move || span.in_scope(work))
-        .await
-        .unwrap_or_else(|e| Err(host_error(format!("the work was ended: {e}"))))
 }
 
 fn pull_name(spec: &WorkspaceSpec) -> String {

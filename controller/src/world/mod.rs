@@ -1,6 +1,7 @@
 //! The only door to effects. `plan` decides, a [`World`] does; tests put a world of their own behind the same door.
 
 mod backend;
+mod blocking;
 mod disks;
 mod fault;
 mod guest;
