@@ -46,8 +46,8 @@ impl<W: World, S: Sink> Reconciler<W, S> {
     /// One pass. Whatever happens, the workspace is looked at again in time.
     pub async fn pass(&self, lease: Lease) {
         let key = lease.key().clone();
-        // On every line of the pass: which workspace, and which pass.
-        let span = tracing::info_span!("reconcile", workspace = %key, reconcile_id = %ReconcileId::next());
+        // On every line of the pass: which workspace, and which pass. At the level that no filter of levels leaves out.
+        let span = tracing::error_span!("reconcile", workspace = %key, reconcile_id = %ReconcileId::next());
         let mut pass = self.metrics.begin_pass();
         let again = self.try_pass(&key, &mut pass).instrument(span.clone()).await;
         if again.is_err() {

@@ -117,13 +117,13 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
     let Options { paths, folders, relist, parallelism, admin } = options;
     paths.create()?;
     let _lock = lock(&paths).await?;
+    let listeners = admin::open(&admin, &paths).await?;
     let queue = Queue::new();
     let (wake, mut woken) = mpsc::unbounded_channel();
     let metrics = Arc::new(Metrics::new());
     let host = Arc::new(Host::open(&paths, parallelism, wake, &metrics).map_err(ControllerError::Host)?);
     let dirs = || std::iter::once(paths.manifests()).chain(folders.iter().cloned());
     let desired = Arc::new(Mutex::new(Desired::load(&paths, dirs())?));
-    let listeners = admin::open(&admin, &paths).await?;
     let health = Arc::new(Health::new(dirs()));
     let admin = Arc::new(Admin::new(metrics.clone(), health.clone(), queue.clone(), desired.clone(), host.clone()));
     let reconciler = Arc::new(Reconciler {

@@ -108,7 +108,18 @@ async fn tell(paths: &Paths, mut follower: Follower) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+
+    #[test]
+    fn the_admin_endpoint_is_where_it_is_asked_for_and_never_beyond_this_host() {
+        let parse = |address: &str| crate::cli::Cli::try_parse_from(["microagent", "up", "--admin", address]);
+        let crate::cli::Command::Up(args) = parse("127.0.0.1:9464").unwrap().command else { panic!("not up") };
+        assert_eq!(args.admin, ["127.0.0.1:9464".parse().unwrap()]);
+        let told = parse("0.0.0.0:9464").unwrap_err().to_string();
+        assert!(told.contains("must not be reachable from other hosts"), "{told}");
+    }
 
     #[test]
     fn a_folder_that_is_named_must_be_there() {

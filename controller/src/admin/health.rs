@@ -1,6 +1,7 @@
 //! Whether the loop turns, and whether the folders were seen.
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -99,7 +100,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Nothing was looked at yet.
+    /// Nothing was looked at yet. A folder that is named twice is one folder.
     #[must_use]
     pub fn new(dirs: impl IntoIterator<Item = PathBuf>) -> Self {
         let unseen = |dir| Folder {
@@ -114,7 +115,7 @@ impl Health {
         };
         Self {
             heartbeat: Heartbeat::new(),
-            folders: Mutex::new(dirs.into_iter().map(unseen).collect()),
+            folders: Mutex::new(dirs.into_iter().collect::<BTreeSet<PathBuf>>().into_iter().map(unseen).collect()),
             source_ended: AtomicBool::new(false),
         }
     }
@@ -230,9 +231,9 @@ mod tests {
         let (there, missing, file) = (dir.path().join("there"), dir.path().join("missing"), dir.path().join("file"));
         std::fs::create_dir(&there).unwrap();
         std::fs::write(&file, "").unwrap();
-        let dirs = [there, missing, file.clone()];
-        let health = Health::new(dirs.clone());
-        assert_eq!(health.not_ready().len(), 3);
+        let dirs = [there.clone(), missing, file.clone()];
+        let health = Health::new(dirs.iter().cloned().chain([there]));
+        assert_eq!(health.not_ready().len(), 3, "one is named twice");
         for dir in &dirs {
             health.looked(&FolderSource::new(dir).scan(std::time::Instant::now()));
         }

@@ -36,6 +36,8 @@ pub(crate) fn failing(name: &str) -> String {
 }
 
 pub(crate) struct Controller {
+    /// What is logged.
+    pub(crate) filter: &'static str,
     dir: TempDir,
     child: Option<Child>,
 }
@@ -47,7 +49,7 @@ impl Controller {
         for name in ["folder", "supervisor"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
-        let host = Self { dir, child: None };
+        let host = Self { filter: "info,microagent_controller=debug", dir, child: None };
         host.let_supervisor_answer();
         host
     }
@@ -86,7 +88,7 @@ impl Controller {
             .env("MICROAGENT_SUPERVISOR_QEMU", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/admin/supervisor.sh"))
             .env("MICROAGENT_SUPERVISOR_FIRECRACKER", "/nowhere")
             .env("FAKE_SUPERVISOR", self.dir().join("supervisor"))
-            .env("MICROAGENT_LOG", "info,microagent_controller=debug")
+            .env("MICROAGENT_LOG", self.filter)
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         command

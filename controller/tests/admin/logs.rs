@@ -50,11 +50,12 @@ fn every_json_line_of_a_pass_carries_its_id_and_its_workspace() {
 }
 
 #[test]
-fn the_text_log_carries_the_id_too() {
+fn the_text_log_carries_the_id_too_and_at_every_level() {
     let mut controller = Controller::new();
+    controller.filter = "warn";
     start(&mut controller, "text");
     let log = controller.log();
-    let lines: Vec<&str> = log.lines().filter(|line| line.contains(": acting action=")).collect();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(" reason=")).collect();
     assert!(!lines.is_empty(), "{log}");
-    assert!(lines.iter().all(|line| line.contains("reconcile{workspace=default/a reconcile_id=")), "{log}");
+    assert!(lines.iter().all(|line| line.contains(" WARN reconcile{workspace=default/a reconcile_id=")), "{log}");
 }

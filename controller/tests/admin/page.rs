@@ -9,6 +9,9 @@ use microagent_controller::{
 
 use crate::openmetrics::{Family, parse};
 
+const BEGIN: &str = "<!-- metrics:begin -->\n";
+const END: &str = "<!-- metrics:end -->\n";
+
 /// One line of the table.
 fn row(family: &Family) -> String {
     let suffix = match family.kind.as_str() {
@@ -35,14 +38,19 @@ fn row(family: &Family) -> String {
     format!("| `{}{suffix}` | {} | {} | {help} |\n", family.name, family.kind, labels.join("; "))
 }
 
+/// `MICROAGENT_UPDATE=1 cargo test -p microagent-controller --test admin page` writes the table anew.
 #[test]
 fn the_page_lists_every_metric_and_no_other() {
     let nothing = Sample { queue: Counts::default(), jobs: Vec::new() };
     let rows: String = parse(&Metrics::new().render(&nothing)).iter().map(row).collect();
-    let table = format!("\n| metric | type | labels | meaning |\n|---|---|---|---|\n{rows}");
-    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md")).unwrap();
-    let between =
-        page.split_once("<!-- metrics:begin -->\n").and_then(|(_, rest)| rest.split_once("<!-- metrics:end -->"));
-    let (written, _) = between.expect("docs/metrics.md has its marks");
+    let table = format!("\n| metric | type | labels | meaning |\n|---|---|---|---|\n{rows}\n");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once(BEGIN).expect("docs/metrics.md has its marks");
+    let (written, after) = rest.split_once(END).expect("docs/metrics.md has its marks");
+    if written != table && std::env::var_os("MICROAGENT_UPDATE").is_some() {
+        fs::write(&path, format!("{before}{BEGIN}{table}{END}{after}")).unwrap();
+        return;
+    }
     assert!(written == table, "docs/metrics.md differs from the metrics; between its marks should be:\n{table}");
 }
