@@ -35,7 +35,7 @@ use self::{
 use crate::{
     Record,
     journal::EventType,
-    memory::{Failure, Memory, Stage},
+    memory::{Failure, Stage},
     observed::{MachineSight, Observed},
     plan::Action,
     queue,
@@ -192,7 +192,12 @@ impl Metrics {
     /// Notes what a pass found and decided, once that is remembered.
     pub fn planned(&self, pass: &Planned<'_>) {
         let Planned { before, after, observed, previous, status, now } = *pass;
-        self.failed(&before.memory, &after.memory);
+        // All other stages fail in an action or in a job, and are counted there.
+        if let Some(failure) = after.memory.failure.as_ref().filter(|failure| failure.stage == Stage::Guest)
+            && before.memory.failure.as_ref().map(attempt) != Some(attempt(failure))
+        {
+            self.failed(Stage::Guest);
+        }
         if let MachineSight::Seen { machine, .. } = &observed.machine
             && status.is_true(ConditionType::Running)
             && !previous.is_true(ConditionType::Running)
@@ -222,14 +227,9 @@ impl Metrics {
         }
     }
 
-    /// Counts the failure that is remembered now and was not before.
-    pub fn failed(&self, before: &Memory, after: &Memory) {
-        let which = |failure: &Failure| (failure.stage, failure.count, failure.next_attempt);
-        if let Some(failure) = &after.failure
-            && before.failure.as_ref().map(which) != Some(which(failure))
-        {
-            self.stage_failures.get((failure.stage,)).inc();
-        }
+    /// An action failed.
+    pub fn failed(&self, stage: Stage) {
+        self.stage_failures.get((stage,)).inc();
     }
 
     /// An action was done. Those that only begin something, or ask for it, are measured where it ends.
@@ -247,10 +247,13 @@ impl Metrics {
         }
     }
 
-    /// Where the durations of a stage go, for what runs outside passes.
+    /// The measure of a stage that runs outside passes.
     #[must_use]
-    pub fn stage_durations(&self, stage: Stage) -> Histogram {
-        self.stage_duration.get((stage,)).clone()
+    pub fn stage(&self, stage: Stage) -> StageMeter {
+        StageMeter {
+            duration: self.stage_duration.get((stage,)).clone(),
+            failures: self.stage_failures.get((stage,)).clone(),
+        }
     }
 
     /// The workspace is gone.
@@ -296,6 +299,25 @@ impl fmt::Debug for Metrics {
     }
 }
 
+/// Measures one stage. Clones share the measure.
+#[derive(Clone, Debug)]
+pub struct StageMeter {
+    duration: Histogram,
+    failures: Counter,
+}
+
+impl StageMeter {
+    /// The stage ended well.
+    pub fn ended(&self, took: Duration) {
+        self.duration.observe(took.as_secs_f64());
+    }
+
+    /// It failed.
+    pub fn failed(&self) {
+        self.failures.inc();
+    }
+}
+
 /// A pass under way.
 #[must_use = "the pass counts as ended as soon as this is dropped"]
 pub struct Pass<'a> {
@@ -311,6 +333,11 @@ impl Drop for Pass<'_> {
         self.metrics.reconcile_duration.observe(self.began.elapsed().as_secs_f64());
         self.metrics.reconciles.get((SourceKind::Folder, self.outcome)).inc();
     }
+}
+
+/// Which failure it is, of all that a workspace had.
+fn attempt(failure: &Failure) -> (Stage, u32, Timestamp) {
+    (failure.stage, failure.count, failure.next_attempt)
 }
 
 struct Registering(Registry);

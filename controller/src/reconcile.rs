@@ -108,6 +108,7 @@ impl<W: World, S: Sink> Reconciler<W, S> {
         let began = Instant::now();
         if let Err(fault) = self.world.act(&record, &action).await {
             tracing::warn!(stage = ?action.stage(), code = fault.code, "{}", fault.message);
+            self.metrics.failed(action.stage());
             self.note_failure(&record, action.stage(), fault)?;
             return Ok(Some(Instant::now()));
         }
@@ -133,7 +134,6 @@ impl<W: World, S: Sink> Reconciler<W, S> {
     ) -> Result<(), crate::ControllerError> {
         let mut memory = record.memory.clone();
         plan::record_failure(record, &mut memory, stage, fault, Timestamp::now());
-        self.metrics.failed(&record.memory, &memory);
         self.remember(record, memory).map(drop)
     }
 

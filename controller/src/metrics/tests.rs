@@ -7,7 +7,7 @@ use microagent_supervisor_protocol::{Machine, MachineState};
 use super::*;
 use crate::{
     Key,
-    memory::{Fault, HaltAsked},
+    memory::{Fault, HaltAsked, Memory},
     observed::{Disks, Work},
     plan::record_failure,
 };
@@ -103,25 +103,38 @@ fn the_first_ready_is_measured_once() {
 }
 
 #[test]
-fn a_failure_counts_once_however_often_it_is_seen() {
+fn a_failed_guest_counts_once_however_often_it_is_seen() {
     let metrics = Metrics::new();
-    let web = record("web");
-    let fault = Fault { code: "ImageNotFound".to_owned(), message: String::new(), retryable: true };
-    let mut first = web.memory.clone();
-    record_failure(&web, &mut first, Stage::Image, fault.clone(), at(1));
-    metrics.failed(&web.memory, &first);
-    metrics.failed(&first, &first);
+    let fault = Fault { code: "SetupFailed".to_owned(), message: String::new(), retryable: true };
+    let observed = observed(MachineSight::None);
+    let status = WorkspaceStatus::default();
+    let seen = |before: &Record, after: &Record| {
+        metrics.planned(&Planned {
+            before,
+            after,
+            observed: &observed,
+            previous: &status,
+            status: &status,
+            now: at(40),
+        });
+        value(&metrics, r#"microagent_stage_failures_total{stage="guest"}"#)
+    };
+    let failed = |before: &Record, stage: Stage, when: i64| {
+        let mut after = before.clone();
+        record_failure(before, &mut after.memory, stage, fault.clone(), at(when));
+        after
+    };
+    let well = record("web");
+    let first = failed(&well, Stage::Guest, 1);
+    assert_eq!(seen(&well, &first), 1.0);
+    assert_eq!(seen(&first, &first), 1.0);
     let mut retrying = first.clone();
-    retrying.failure.as_mut().unwrap().retrying = true;
-    metrics.failed(&first, &retrying);
-    assert_eq!(value(&metrics, r#"microagent_stage_failures_total{stage="image"}"#), 1.0);
-    let again = Record { memory: retrying.clone(), ..web.clone() };
-    let mut second = retrying.clone();
-    record_failure(&again, &mut second, Stage::Image, fault, at(60));
-    metrics.failed(&retrying, &second);
-    assert_eq!(value(&metrics, r#"microagent_stage_failures_total{stage="image"}"#), 2.0);
-    metrics.failed(&second, &Memory::default());
-    assert_eq!(value(&metrics, r#"microagent_stage_failures_total{stage="image"}"#), 2.0);
+    retrying.memory.failure.as_mut().unwrap().retrying = true;
+    assert_eq!(seen(&first, &retrying), 1.0);
+    let second = failed(&retrying, Stage::Guest, 60);
+    assert_eq!(seen(&retrying, &second), 2.0);
+    assert_eq!(seen(&second, &well), 2.0);
+    assert_eq!(seen(&well, &failed(&well, Stage::Disks, 90)), 2.0, "that is counted where it failed");
 }
 
 #[test]

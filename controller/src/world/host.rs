@@ -80,9 +80,9 @@ impl Host {
             kernels: Arc::new(KernelStore::open(&paths.kernels()).map_err(|e| kernel_fault(&e))?),
             guest_init: find_guest_init()?,
             backends,
-            pulls: Jobs::new(JobKind::Pull, metrics.stage_durations(Stage::Image), slots.clone(), wake.clone()),
-            builds: Jobs::new(JobKind::Build, metrics.stage_durations(Stage::Rootfs), slots.clone(), wake.clone()),
-            installs: Jobs::new(JobKind::Install, metrics.stage_durations(Stage::Kernel), slots, wake.clone()),
+            pulls: Jobs::new(JobKind::Pull, metrics.stage(Stage::Image), slots.clone(), wake.clone()),
+            builds: Jobs::new(JobKind::Build, metrics.stage(Stage::Rootfs), slots.clone(), wake.clone()),
+            installs: Jobs::new(JobKind::Install, metrics.stage(Stage::Kernel), slots, wake.clone()),
             watch: Watch::new(wake),
             timings: Mutex::default(),
         })

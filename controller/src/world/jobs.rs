@@ -11,14 +11,16 @@ use std::{
 };
 
 use microagent_base::{Progress, progress::Step};
-use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::Instrument as _;
 
 use crate::{
     Key,
     memory::Fault,
-    metrics::label::{JobKind, JobState},
+    metrics::{
+        StageMeter,
+        label::{JobKind, JobState},
+    },
     observed::Work,
 };
 
@@ -51,8 +53,7 @@ pub struct JobSight {
 /// All jobs of one kind.
 pub(super) struct Jobs<T> {
     kind: JobKind,
-    /// Where the durations go of those that end well.
-    durations: Histogram,
+    meter: StageMeter,
     inner: Arc<Mutex<HashMap<Name, Job<T>>>>,
     slots: Arc<Semaphore>,
     wake: mpsc::UnboundedSender<Key>,
@@ -72,11 +73,11 @@ impl<T: Clone + Send + 'static> Jobs<T> {
     /// No jobs yet. At most as many run at once as `slots` has permits; `wake` is told the keys whose job moved.
     pub(super) fn new(
         kind: JobKind,
-        durations: Histogram,
+        meter: StageMeter,
         slots: Arc<Semaphore>,
         wake: mpsc::UnboundedSender<Key>,
     ) -> Self {
-        Self { kind, durations, inner: Arc::default(), slots, wake }
+        Self { kind, meter, inner: Arc::default(), slots, wake }
     }
 
     /// The jobs that are under way.
@@ -121,7 +122,7 @@ impl<T: Clone + Send + 'static> Jobs<T> {
         // Taken here where one is free, so that work that need not wait is never seen waiting.
         let free = slots.clone().try_acquire_owned().ok();
         watched.begun.store(free.is_some(), Ordering::Relaxed);
-        let durations = self.durations.clone();
+        let meter = self.meter.clone();
         let job = async move {
             let _slot = match free {
                 Some(slot) => Some(slot),
@@ -129,10 +130,14 @@ impl<T: Clone + Send + 'static> Jobs<T> {
             };
             let started = Instant::now();
             watched.begun.store(true, Ordering::Relaxed);
+            let wanted = watched.clone();
             let outcome = if watched.cancelled() { Err(cancelled()) } else { work(watched).await };
             let outcome = outcome.map(|value| Done { value, took: started.elapsed() });
-            if let Ok(done) = &outcome {
-                durations.observe(done.took.as_secs_f64());
+            match &outcome {
+                Ok(done) => meter.ended(done.took),
+                // That it was given up is no failure.
+                Err(_) if wanted.cancelled() => {}
+                Err(_) => meter.failed(),
             }
             let mut jobs = inner.lock().unwrap_or_else(PoisonError::into_inner);
             let waiting = match jobs.get_mut(&name) {
@@ -259,10 +264,18 @@ fn describe(step: &Step) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        memory::Stage,
+        metrics::{Metrics, Sample},
+    };
 
     fn jobs() -> (Jobs<u32>, mpsc::UnboundedReceiver<Key>) {
+        jobs_measured_by(&Metrics::new())
+    }
+
+    fn jobs_measured_by(metrics: &Metrics) -> (Jobs<u32>, mpsc::UnboundedReceiver<Key>) {
         let (wake, woken) = mpsc::unbounded_channel();
-        (Jobs::new(JobKind::Pull, Histogram::new([1.0]), Arc::new(Semaphore::new(1)), wake), woken)
+        (Jobs::new(JobKind::Pull, metrics.stage(Stage::Image), Arc::new(Semaphore::new(1)), wake), woken)
     }
 
     #[tokio::test]
@@ -281,22 +294,45 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_under_way_is_told_and_what_ended_well_is_measured_once() {
-        let (jobs, mut woken) = jobs();
+    async fn what_is_under_way_is_told_and_its_end_is_measured() {
+        let metrics = Metrics::new();
+        let (jobs, mut woken) = jobs_measured_by(&metrics);
         let key = Key::new("default", "a");
         let (go, wait) = tokio::sync::oneshot::channel::<()>();
-        jobs.begin("first", &key, |_| async move {
+        jobs.begin("well", &key, |_| async move {
             let _ = wait.await;
             Ok(1)
         });
-        jobs.begin("second", &key, |_| async { Err(cancelled()) });
+        let fault = Fault { code: "ImageNotFound".to_owned(), message: String::new(), retryable: true };
+        jobs.begin("badly", &key, |_| async { Err(fault) });
         let mut states: Vec<_> = jobs.under_way().iter().map(|job| (job.state, job.wanted_by)).collect();
         states.sort_by_key(|(state, _)| *state as usize);
         assert_eq!(states, [(JobState::Queued, 1), (JobState::Running, 1)]);
         go.send(()).unwrap();
-        assert_eq!([woken.recv().await, woken.recv().await], [Some(key.clone()), Some(key)]);
+        assert_eq!([woken.recv().await, woken.recv().await], [Some(key.clone()), Some(key.clone())]);
         assert!(jobs.under_way().is_empty());
-        assert_eq!(jobs.durations.count(), 1);
+
+        // One that is given up has not failed.
+        let (begun, is_begun) = tokio::sync::oneshot::channel::<()>();
+        let (go, wait) = tokio::sync::oneshot::channel::<()>();
+        jobs.begin("given up", &key, |_| async move {
+            let _ = begun.send(());
+            let _ = wait.await;
+            Err(cancelled())
+        });
+        is_begun.await.unwrap();
+        jobs.release(&key);
+        go.send(()).unwrap();
+        while !jobs.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let text = metrics.render(&Sample { queue: crate::queue::Counts::default(), jobs: Vec::new() });
+        for line in [
+            "microagent_stage_duration_seconds_count{stage=\"image\"} 1\n",
+            "microagent_stage_failures_total{stage=\"image\"} 1\n",
+        ] {
+            assert!(text.contains(line), "no {line} in {text}");
+        }
     }
 
     #[tokio::test]

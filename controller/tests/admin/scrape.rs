@@ -78,6 +78,7 @@ fn a_scrape_after_real_passes_counts_them_and_names_nothing() {
         let at_least = |name: &str, labels: &[(&str, &str)]| value(&families, name, labels) >= 1.0;
         let seen = at_least("microagent_workspaces", &[("phase", "halted")])
             && at_least("microagent_stage_failures_total", &[("stage", "image")])
+            && at_least("microagent_stage_failures_total", &[("stage", "kernel")])
             && at_least("microagent_events_total", &[("type", "warning")])
             && at_least("microagent_source_relist_total", &[("reason", "ticker")])
             && at_least("microagent_source_invalid", &[("what", "file")]);
