@@ -1741,12 +1741,16 @@ _microagent() {
             return 0
             ;;
         microagent__subcmd__up)
-            opts="-n -v -h --state-dir --cache-dir --namespace --verbose --help"
+            opts="-n -v -h --admin --state-dir --cache-dir --namespace --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --state-dir)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -6,16 +6,19 @@
 //!                        └── observed ◄──┘
 //! ```
 
+pub mod admin;
 pub mod desired;
 pub mod journal;
 pub mod key;
 pub mod memory;
+pub mod metrics;
 pub mod observed;
 pub mod paths;
 pub mod plan;
 pub mod preview;
 pub mod queue;
 pub mod reconcile;
+pub mod reconcile_id;
 pub mod record;
 pub mod request;
 pub mod run;
@@ -25,6 +28,7 @@ pub mod sink;
 pub mod source;
 pub mod world;
 
+pub use admin::AdminAddress;
 pub use key::Key;
 pub use paths::Paths;
 pub use record::{Problem, Record};

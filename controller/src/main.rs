@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
-use microagent_controller::{Options, Paths, run};
+use microagent_controller::{AdminAddress, Options, Paths, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -32,6 +32,10 @@ struct Args {
     /// How many pulls, builds and kernel installs run at once; as many as there are CPUs when not given.
     #[arg(long, value_name = "N")]
     parallelism: Option<usize>,
+    /// Where metrics, health and state are told: `unix:PATH`, `127.0.0.1:PORT`, `[::1]:PORT` or `none`; may be given several times.
+    /// The socket `admin.sock` in the state directory when not given.
+    #[arg(long, value_name = "ADDR")]
+    admin: Vec<AdminAddress>,
     /// How log lines are written to standard error. MICROAGENT_LOG filters them, as in `info,microagent_controller=debug`.
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -44,12 +48,13 @@ enum LogFormat {
 }
 
 fn main() -> anyhow::Result<()> {
-    let Args { folders, state_dir, cache_dir, relist, parallelism, log_format } = Args::parse();
+    let Args { folders, state_dir, cache_dir, relist, parallelism, admin, log_format } = Args::parse();
     log(log_format);
     let mut options = Options::new(Paths::resolve(state_dir, cache_dir));
     options.folders = folders;
     options.relist = Duration::from_secs(relist);
     options.parallelism = parallelism.unwrap_or(options.parallelism);
+    options.admin = admin;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(async {
         let shutdown = CancellationToken::new();

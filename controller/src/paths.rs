@@ -3,6 +3,7 @@
 //! ```text
 //! STATE/
 //!   lock                          held by the one controller that runs on this directory
+//!   admin.sock                    where that controller tells how it is: metrics, health, its state
 //!   manifests/                    the managed folder: what `microagent apply` and `run` declare
 //!   workspaces/NAMESPACE/NAME.json  the record of each workspace: UID, generation, last good spec, memory
 //!   status/NAMESPACE/NAME.json    the whole object with its status, for people and programs
@@ -79,6 +80,12 @@ impl Paths {
     #[must_use]
     pub fn lock(&self) -> PathBuf {
         self.state.join("lock")
+    }
+
+    /// The socket of the admin endpoint.
+    #[must_use]
+    pub fn admin_socket(&self) -> PathBuf {
+        self.state.join("admin.sock")
     }
 
     /// The managed folder.

@@ -39,6 +39,17 @@ struct State {
     asked: u64,
 }
 
+/// How full a queue is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Keys that are due and not given out yet.
+    pub due: usize,
+    /// Keys that are due later.
+    pub waiting: usize,
+    /// Keys that are being worked on.
+    pub working: usize,
+}
+
 /// A key that is being worked on. Dropping it ends the work.
 #[derive(Debug)]
 #[must_use = "the key is given out again as soon as this is dropped"]
@@ -104,6 +115,21 @@ impl Queue {
     #[must_use]
     pub fn len(&self) -> usize {
         self.shared.lock().waiting.len()
+    }
+
+    /// How many keys are due, wait and are worked on. Walks over those that are due.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let now = Instant::now();
+        let state = self.shared.lock();
+        let due = state.waiting.iter().take_while(|(at, ..)| *at <= now).count();
+        Counts { due, waiting: state.waiting.len() - due, working: state.working.len() }
+    }
+
+    /// When each key that waits is due.
+    #[must_use]
+    pub fn times(&self) -> HashMap<Key, Instant> {
+        self.shared.lock().times.iter().map(|(key, (at, _))| (key.clone(), *at)).collect()
     }
 
     /// Whether no key waits.
@@ -247,6 +273,20 @@ mod tests {
         drop(lease);
         drop(queue.next().await);
         assert_eq!(start.elapsed(), Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_count_once_as_due_waiting_or_worked_on() {
+        let queue = Queue::new();
+        for name in ["a", "b", "c"] {
+            queue.add(key(name));
+        }
+        queue.add_at(key("later"), Instant::now() + Duration::from_secs(60));
+        let _lease = queue.next().await;
+        assert_eq!(queue.counts(), Counts { due: 2, waiting: 1, working: 1 });
+        tokio::time::advance(Duration::from_secs(61)).await;
+        assert_eq!(queue.counts(), Counts { due: 3, waiting: 0, working: 1 });
+        assert_eq!(queue.times().len(), 3);
     }
 
     #[tokio::test(start_paused = true)]

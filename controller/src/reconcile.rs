@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use microagent_base::durable::DurableError;
-use microagent_crds::Reason;
+use microagent_crds::{ConditionType, Reason};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -16,8 +16,10 @@ use crate::{
     desired::Desired,
     journal::{self, EventType, Tell},
     memory::{Fault, Memory, Stage},
+    metrics::{Metrics, Pass, Planned, label::Outcome},
     plan::{self, Action, Event, Input},
     queue::{Lease, Queue},
+    reconcile_id::ReconcileId,
     sink::Sink,
     world::World,
 };
@@ -81,6 +83,8 @@ pub struct Reconciler<W, S, D, J> {
     pub journal: J,
     /// Who is looked at next.
     pub queue: Queue,
+    /// What is counted and measured.
+    pub metrics: Arc<Metrics>,
 }
 
 /// When a workspace is to be looked at again.
@@ -98,22 +102,32 @@ impl<W: World, S: Sink, D: Store, J: Tell> Reconciler<W, S, D, J> {
     /// One pass. Whatever happens, the workspace is looked at again in time.
     pub async fn pass(&self, lease: Lease) {
         let key = lease.key().clone();
-        let span = tracing::debug_span!("reconcile", workspace = %key);
-        let again = self.try_pass(&key).instrument(span).await;
+        // On every line of the pass: which workspace, and which pass. At the level that no filter of levels leaves out.
+        let span = tracing::error_span!("reconcile", workspace = %key, reconcile_id = %ReconcileId::next());
+        let mut pass = self.metrics.begin_pass();
+        let again = self.try_pass(&key, &mut pass).instrument(span.clone()).await;
+        if again.is_err() {
+            pass.outcome = Outcome::Failed;
+        }
+        drop(pass);
+        let _entered = span.enter();
         match again {
             Ok(Again::Now) => self.queue.add(key),
             Ok(Again::At(at)) => self.queue.add_at(key, instant(self.world.now(), at)),
             Ok(Again::Never) => {}
             Err(error) => {
-                tracing::error!(workspace = %key, "{error}; trying again in {} s", BROKEN_STORE_WAIT.as_secs());
+                tracing::error!("{error}; trying again in {} s", BROKEN_STORE_WAIT.as_secs());
                 self.queue.add_at(key, Instant::now() + BROKEN_STORE_WAIT);
             }
         }
         drop(lease);
     }
 
-    pub(crate) async fn try_pass(&self, key: &Key) -> Result<Again, DurableError> {
-        let Some(record) = self.desired.get(key) else { return Ok(Again::Never) };
+    pub(crate) async fn try_pass(&self, key: &Key, pass: &mut Pass<'_>) -> Result<Again, DurableError> {
+        let Some(record) = self.desired.get(key) else {
+            pass.outcome = Outcome::Gone;
+            return Ok(Again::Never);
+        };
         let observed = self.world.observe(&record).await;
         let previous = self.sink.published(&record);
         let now = self.world.now();
@@ -127,18 +141,43 @@ impl<W: World, S: Sink, D: Store, J: Tell> Reconciler<W, S, D, J> {
         });
         // Remembered first: what is done next must not be done twice, should this process end right after it.
         let memory = plan.memory.unwrap_or_else(|| record.memory.clone());
-        let Some(record) = self.desired.remember(&record, memory)? else { return Ok(Again::Now) };
+        let Some(fresh) = self.desired.remember(&record, memory)? else {
+            pass.outcome = Outcome::Superseded;
+            return Ok(Again::Now);
+        };
         // Also a status that is as it was published: the object has more than the status.
-        self.sink.publish(&record, plan.status.as_ref().unwrap_or(&previous))?;
+        let status = plan.status.as_ref().unwrap_or(&previous);
+        self.metrics.planned(&Planned {
+            before: &record,
+            after: &fresh,
+            observed: &observed,
+            previous: &previous,
+            status,
+            now,
+        });
+        let record = fresh;
+        self.sink.publish(&record, status)?;
         self.tell(&record, &plan.events, now);
-        let Some(action) = plan.next else { return Ok(Again::At(plan.wake)) };
+        let Some(action) = plan.next else {
+            let moving = status.is_true(ConditionType::Reconciling);
+            pass.outcome = if moving { Outcome::Awaiting } else { Outcome::Settled };
+            return Ok(Again::At(plan.wake));
+        };
         tracing::debug!(?action, "acting");
+        let began = Instant::now();
         if let Err(fault) = self.world.act(&record, &action).await {
-            tracing::warn!(workspace = %key, stage = ?action.stage(), code = fault.code, "{}", fault.message);
+            tracing::warn!(stage = ?action.stage(), code = fault.code, "{}", fault.message);
+            self.metrics.failed(action.stage());
             self.note_failure(&record, action.stage(), fault)?;
-        } else if action == Action::Forget {
+            return Ok(Again::Now);
+        }
+        self.metrics.acted(&action, began.elapsed());
+        pass.outcome = Outcome::Acted;
+        if action == Action::Forget {
             self.sink.retract(key)?;
             let reborn = self.desired.forget(key, now)?;
+            self.metrics.forget(&record.uid);
+            pass.outcome = Outcome::Gone;
             let message = "the machine, its disks and its state are removed".to_owned();
             self.tell(&record, &[Event { type_: EventType::Normal, reason: Reason::Deleted, message }], now);
             return Ok(if reborn { Again::Now } else { Again::Never });
@@ -154,6 +193,7 @@ impl<W: World, S: Sink, D: Store, J: Tell> Reconciler<W, S, D, J> {
 
     fn tell(&self, record: &Record, events: &[Event], time: Timestamp) {
         for event in events {
+            self.metrics.event(event.type_);
             let line = journal::Event {
                 time,
                 key: record.key.clone(),
@@ -163,12 +203,8 @@ impl<W: World, S: Sink, D: Store, J: Tell> Reconciler<W, S, D, J> {
                 message: event.message.clone(),
             };
             match event.type_ {
-                EventType::Normal => {
-                    tracing::info!(workspace = %record.key, reason = %event.reason, "{}", event.message)
-                }
-                EventType::Warning => {
-                    tracing::warn!(workspace = %record.key, reason = %event.reason, "{}", event.message)
-                }
+                EventType::Normal => tracing::info!(reason = %event.reason, "{}", event.message),
+                EventType::Warning => tracing::warn!(reason = %event.reason, "{}", event.message),
             }
             // An event that cannot be kept is still in the log and in the status; the pass goes on.
             if let Err(error) = self.journal.tell(&line) {

@@ -16,9 +16,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Paths,
+    admin::{self, Admin, AdminAddress, AdminError, Health},
     desired::Desired,
     journal::Journal,
     memory::Fault,
+    metrics::Metrics,
     queue::Queue,
     reconcile::Reconciler,
     request,
@@ -47,14 +49,16 @@ pub struct Options {
     pub relist: Duration,
     /// How many pulls, builds and kernel installs run at once.
     pub parallelism: usize,
+    /// Where metrics, health and state are told; on a socket in the state directory when none is given.
+    pub admin: Vec<AdminAddress>,
 }
 
 impl Options {
-    /// No folder but the managed one; listed every 15 s; as much long work at once as there are CPUs.
+    /// No folder but the managed one; listed every 15 s; as much long work at once as there are CPUs; the usual admin socket.
     #[must_use]
     pub fn new(paths: Paths) -> Self {
         let parallelism = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { paths, folders: Vec::new(), relist: Duration::from_secs(15), parallelism }
+        Self { paths, folders: Vec::new(), relist: Duration::from_secs(15), parallelism, admin: Vec::new() }
     }
 }
 
@@ -76,6 +80,9 @@ pub enum ControllerError {
     /// The lock cannot be used.
     #[error(transparent)]
     Lock(LockError),
+    /// The admin endpoint that was asked for cannot be had.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// Something that every workspace needs is not there.
     #[error("{}", .0.message)]
     Host(Fault),
@@ -88,6 +95,7 @@ impl ControllerError {
         match self {
             Self::Locked { .. } => "StateLocked",
             Self::State(_) | Self::Lock(_) => "StateUnusable",
+            Self::Admin(_) => "AdminUnusable",
             Self::Host(fault) => &fault.code,
         }
     }
@@ -107,21 +115,26 @@ pub fn running(paths: &Paths) -> Option<u32> {
 /// # Errors
 /// What keeps it from starting; what fails later is told in the conditions of the workspaces that it concerns.
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), ControllerError> {
-    let Options { paths, folders, relist, parallelism } = options;
+    let Options { paths, folders, relist, parallelism, admin } = options;
     paths.create()?;
     let _lock = lock(&paths).await?;
+    let listeners = admin::open(&admin, &paths).await?;
     let queue = Queue::new();
     let (wake, mut woken) = mpsc::unbounded_channel();
-    let host = Arc::new(Host::open(&paths, parallelism, wake).map_err(ControllerError::Host)?);
+    let metrics = Arc::new(Metrics::new());
+    let host = Arc::new(Host::open(&paths, parallelism, wake, &metrics).map_err(ControllerError::Host)?);
     let dirs = || std::iter::once(paths.manifests()).chain(folders.iter().cloned());
     let watched = dirs().chain([paths.requests()]).collect();
     let desired = Arc::new(Mutex::new(Desired::load(&paths, dirs())?));
+    let health = Arc::new(Health::new(dirs()));
+    let admin = Arc::new(Admin::new(metrics.clone(), health.clone(), queue.clone(), desired.clone(), host.clone()));
     let reconciler = Arc::new(Reconciler {
         world: host,
         sink: StatusFiles::new(&paths),
         desired,
         journal: Mutex::new(Journal::open(&paths.journal())?),
         queue: queue.clone(),
+        metrics,
     });
 
     let mut sources = vec![FolderSource::managed(paths.manifests())];
@@ -129,7 +142,11 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
     let (hints, hinted) = mpsc::channel(1);
     let tasks = TaskTracker::new();
     tasks.spawn(stop_with(shutdown.clone(), watch(watched, hints, relist)));
-    tasks.spawn(stop_with(shutdown.clone(), follow(sources, hinted, paths.clone(), reconciler.clone())));
+    tasks
+        .spawn(stop_with(shutdown.clone(), follow(sources, hinted, paths.clone(), reconciler.clone(), health.clone())));
+    for listener in listeners {
+        tasks.spawn(stop_with(shutdown.clone(), admin::serve(admin.clone(), listener)));
+    }
     let waker = queue.clone();
     tasks.spawn(stop_with(shutdown.clone(), async move {
         while let Some(key) = woken.recv().await {
@@ -141,9 +158,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
     loop {
         let lease = tokio::select! {
             () = shutdown.cancelled() => break,
-            lease = queue.next() => lease,
+            lease = health.heartbeat.while_waiting(queue.next()) => lease,
         };
-        let Ok(slot) = slots.clone().acquire_owned().await else { break };
+        let Ok(slot) = health.heartbeat.while_waiting(slots.clone().acquire_owned()).await else { break };
         let reconciler = reconciler.clone();
         tasks.spawn(async move {
             reconciler.pass(lease).await;
@@ -185,6 +202,7 @@ async fn follow(
     mut hinted: mpsc::Receiver<Hint>,
     paths: Paths,
     reconciler: Arc<HostReconciler>,
+    health: Arc<Health>,
 ) {
     let mut first = true;
     let mut again: Option<Duration> = None;
@@ -196,13 +214,14 @@ async fn follow(
             },
             () = sleep(again) => Hint::default(),
         };
-        let shared = reconciler.clone();
+        let (shared, seen) = (reconciler.clone(), health.clone());
         let looked = tokio::task::spawn_blocking(move || {
-            let outcome = look(&mut sources, &hint, &shared);
+            let outcome = look(&mut sources, &hint, &shared, &seen);
             (sources, outcome)
         });
         let Ok((back, (changed, recheck))) = looked.await else {
             tracing::error!("listing the folders failed beyond repair; changes are no longer seen");
+            health.source_ended();
             return;
         };
         sources = back;
@@ -230,13 +249,20 @@ async fn sleep(wait: Option<Duration>) {
 }
 
 /// One listing of all folders: what changed, and how soon to look again.
-fn look(sources: &mut [FolderSource], hint: &Hint, reconciler: &HostReconciler) -> (Vec<crate::Key>, Option<Duration>) {
+fn look(
+    sources: &mut [FolderSource],
+    hint: &Hint,
+    reconciler: &HostReconciler,
+    health: &Health,
+) -> (Vec<crate::Key>, Option<Duration>) {
+    let began = Instant::now();
     let mut changed = Vec::new();
     let mut recheck: Option<Duration> = None;
     for source in sources {
         source.hint(hint);
         let snapshot = source.scan(Instant::now());
         let retry = snapshot.retry_in;
+        health.looked(&snapshot);
         let mut desired = reconciler.desired.lock().unwrap_or_else(PoisonError::into_inner);
         let applied = desired.apply(snapshot, Timestamp::now());
         changed.extend(applied.changed);
@@ -249,5 +275,10 @@ fn look(sources: &mut [FolderSource], hint: &Hint, reconciler: &HostReconciler) 
         let wait = [retry, applied.recheck_in].into_iter().flatten().min();
         recheck = [recheck, wait].into_iter().flatten().min();
     }
+    let refused = {
+        let desired = reconciler.desired.lock().unwrap_or_else(PoisonError::into_inner);
+        desired.iter().filter(|record| record.problem.is_some()).count() + desired.rejected().len()
+    };
+    reconciler.metrics.relisted(hint.reason, began.elapsed(), health.invalid_files(), refused);
     (changed, recheck)
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use microagent_controller::{ControllerError, Options, Paths, journal::Follower};
+use microagent_controller::{AdminAddress, ControllerError, Options, Paths, journal::Follower};
 use tokio_util::sync::CancellationToken;
 
 use super::{Interrupt, events};
@@ -23,10 +23,15 @@ pub(crate) struct Args {
     /// Folders of manifests [default: ./workspaces, when it is there]
     #[arg(value_name = "DIR")]
     folders: Vec<PathBuf>,
+    /// Where metrics, health and state are told: unix:PATH, 127.0.0.1:PORT, [::1]:PORT or none; may be given several times
+    /// [default: the socket admin.sock in the state directory]
+    #[arg(long, value_name = "ADDR")]
+    admin: Vec<AdminAddress>,
 }
 
 pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
-    let folders = folders(args.folders)?;
+    let Args { folders: given, admin } = args;
+    let folders = folders(given)?;
     if let Some(pid) = context.controller() {
         return Err(locked(&context.paths, Some(pid).filter(|&pid| pid != 0)));
     }
@@ -35,7 +40,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
     // What an earlier controller has told is no news.
     let follower = Follower::from_end(&context.paths.journal())?;
     let shutdown = CancellationToken::new();
-    let options = Options { folders: folders.clone(), ..Options::new(context.paths.clone()) };
+    let options = Options { folders: folders.clone(), admin, ..Options::new(context.paths.clone()) };
     let controller = microagent_controller::run(options, shutdown.clone());
     tokio::pin!(controller);
     announce(&folders, &context.paths);
@@ -103,7 +108,18 @@ async fn tell(paths: &Paths, mut follower: Follower) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+
+    #[test]
+    fn the_admin_endpoint_is_where_it_is_asked_for_and_never_beyond_this_host() {
+        let parse = |address: &str| crate::cli::Cli::try_parse_from(["microagent", "up", "--admin", address]);
+        let crate::cli::Command::Up(args) = parse("127.0.0.1:9464").unwrap().command else { panic!("not up") };
+        assert_eq!(args.admin, ["127.0.0.1:9464".parse().unwrap()]);
+        let told = parse("0.0.0.0:9464").unwrap_err().to_string();
+        assert!(told.contains("must not be reachable from other hosts"), "{told}");
+    }
 
     #[test]
     fn a_folder_that_is_named_must_be_there() {

@@ -15,7 +15,7 @@ use std::{
     collections::BTreeMap,
     future::Future,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, LazyLock, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
 };
 
@@ -25,6 +25,7 @@ use microagent_crds::{Workspace, WorkspaceSpec};
 use self::{fault::Disturbance, host::Host, store::Records};
 use crate::{
     Key,
+    metrics::Metrics,
     queue::Queue,
     reconcile::{Again, Reconciler},
 };
@@ -140,7 +141,8 @@ impl Sim {
 
     /// One pass; `None` when the controller was killed in it.
     pub(crate) fn pass(&self, key: &Key) -> Option<Again> {
-        let mut pass = pin!(self.reconciler.try_pass(key));
+        let mut measured = self.reconciler.metrics.begin_pass();
+        let mut pass = pin!(self.reconciler.try_pass(key, &mut measured));
         match pass.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(again)) => Some(again),
             // As the real loop does when the store is broken.
@@ -224,7 +226,10 @@ impl From<State> for Sim {
     fn from(state: State) -> Self {
         let world = World(Arc::new(Mutex::new(state)));
         let [sink, desired, journal] = [(); 3].map(|()| world.clone());
-        Self { reconciler: Reconciler { world, sink, desired, journal, queue: Queue::new() } }
+        // One for all worlds: to make it takes longer than a life.
+        static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new()));
+        let (queue, metrics) = (Queue::new(), METRICS.clone());
+        Self { reconciler: Reconciler { world, sink, desired, journal, queue, metrics } }
     }
 }
 

@@ -15,8 +15,9 @@ use microagent_supervisor_protocol as supervisor;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
-    World, backend,
+    HostView, JobSight, World, backend,
     backend::Backends,
+    blocking::blocking,
     disks,
     fault::{host_error, host_fault, image_fault, kernel_fault, vanished},
     guest,
@@ -28,7 +29,8 @@ use super::{
 };
 use crate::{
     Key, Paths, Record,
-    memory::{Boot, Fault},
+    memory::{Boot, Fault, Stage},
+    metrics::{Metrics, label::JobKind},
     observed::{Disks, ImageFacts, KernelFacts, MachineSight, Observed, RootfsFacts, Work},
     plan::Action,
     request,
@@ -63,7 +65,12 @@ impl Host {
     ///
     /// # Errors
     /// A store cannot be opened, or guest-init is not installed.
-    pub fn open(paths: &Paths, parallelism: usize, wake: mpsc::UnboundedSender<Key>) -> Result<Self, Fault> {
+    pub fn open(
+        paths: &Paths,
+        parallelism: usize,
+        wake: mpsc::UnboundedSender<Key>,
+        metrics: &Metrics,
+    ) -> Result<Self, Fault> {
         let slots = Arc::new(Semaphore::new(parallelism.max(1)));
         let backends = Arc::new(Backends::default());
         let warm = backends.clone();
@@ -75,9 +82,9 @@ impl Host {
             kernels: Arc::new(KernelStore::open(&paths.kernels()).map_err(|e| kernel_fault(&e))?),
             guest_init: find_guest_init()?,
             backends,
-            pulls: Jobs::new(slots.clone(), wake.clone()),
-            builds: Jobs::new(slots.clone(), wake.clone()),
-            installs: Jobs::new(slots, wake.clone()),
+            pulls: Jobs::new(JobKind::Pull, metrics.stage(Stage::Image), slots.clone(), wake.clone()),
+            builds: Jobs::new(JobKind::Build, metrics.stage(Stage::Rootfs), slots.clone(), wake.clone()),
+            installs: Jobs::new(JobKind::Install, metrics.stage(Stage::Kernel), slots, wake.clone()),
             watch: Watch::new(wake),
             timings: Mutex::default(),
         })
@@ -286,7 +293,7 @@ impl Host {
         durable::private_dir(&machine.supervisor()).map_err(|e| host_fault(&e))?;
         self.watch.add(&machine.supervisor(), &record.key);
         let prepared = began.elapsed();
-        tracing::info!(workspace = %record.key, boot = %boot.id, backend = chosen.name, "starting the machine");
+        tracing::info!(boot = %boot.id, backend = chosen.name, "starting the machine");
         chosen.supervisor.start(request, START_DEADLINE).map_err(|e| backend::fault(&e))?;
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let stages = [("prepare".to_owned(), ms(prepared)), ("start".to_owned(), ms(began.elapsed() - prepared))];
@@ -455,8 +462,8 @@ impl Host {
 
 impl World for Arc<Host> {
     async fn observe(&self, record: &Record) -> Observed {
-        let (host, copy) = (self.clone(), record.clone());
-        match tokio::task::spawn_blocking(move || host.look(&copy)).await {
+        let (host, copy, span) = (self.clone(), record.clone(), tracing::Span::current());
+        match tokio::task::spawn_blocking(move || span.in_scope(|| host.look(&copy))).await {
             Ok(observed) => observed,
             Err(e) => Observed {
                 image: Work::Absent,
@@ -487,6 +494,19 @@ impl World for Arc<Host> {
     }
 }
 
+impl HostView for Host {
+    fn jobs(&self) -> Vec<JobSight> {
+        let mut jobs = self.pulls.under_way();
+        jobs.extend(self.builds.under_way());
+        jobs.extend(self.installs.under_way());
+        jobs
+    }
+
+    fn backend(&self) -> Result<&'static str, Fault> {
+        self.backends.choose(microagent_crds::Backend::Auto).map(|chosen| chosen.name)
+    }
+}
+
 fn has_outputs(sight: &MachineSight) -> bool {
     matches!(sight, MachineSight::Seen { machine, .. } if !machine.artifacts.is_empty())
 }
@@ -497,10 +517,6 @@ struct OwnDisk {
     path: PathBuf,
     size: Option<u64>,
     read_only: bool,
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(host_error(format!("the work was ended: {e}"))))
 }
 
 fn pull_name(spec: &WorkspaceSpec) -> String {

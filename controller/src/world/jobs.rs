@@ -12,8 +12,17 @@ use std::{
 
 use microagent_base::{Progress, progress::Step};
 use tokio::sync::{Semaphore, mpsc};
+use tracing::Instrument as _;
 
-use crate::{Key, memory::Fault, observed::Work};
+use crate::{
+    Key,
+    memory::Fault,
+    metrics::{
+        StageMeter,
+        label::{JobKind, JobState},
+    },
+    observed::Work,
+};
 
 /// How often those who wait for a job are told of its progress. People read it, so a second is often enough.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -28,8 +37,23 @@ pub(super) struct Done<T> {
     pub(super) took: Duration,
 }
 
+/// A job that is under way, for people and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobSight {
+    /// What it does.
+    pub kind: JobKind,
+    /// Whether it has begun.
+    pub state: JobState,
+    /// How many workspaces want it.
+    pub wanted_by: usize,
+    /// How far it is: `pulling web: 12.0 of 48.3 MiB`. Empty at the very beginning.
+    pub progress: String,
+}
+
 /// All jobs of one kind.
 pub(super) struct Jobs<T> {
+    kind: JobKind,
+    meter: StageMeter,
     inner: Arc<Mutex<HashMap<Name, Job<T>>>>,
     slots: Arc<Semaphore>,
     wake: mpsc::UnboundedSender<Key>,
@@ -47,8 +71,26 @@ enum State<T> {
 
 impl<T: Clone + Send + 'static> Jobs<T> {
     /// No jobs yet. At most as many run at once as `slots` has permits; `wake` is told the keys whose job moved.
-    pub(super) fn new(slots: Arc<Semaphore>, wake: mpsc::UnboundedSender<Key>) -> Self {
-        Self { inner: Arc::default(), slots, wake }
+    pub(super) fn new(
+        kind: JobKind,
+        meter: StageMeter,
+        slots: Arc<Semaphore>,
+        wake: mpsc::UnboundedSender<Key>,
+    ) -> Self {
+        Self { kind, meter, inner: Arc::default(), slots, wake }
+    }
+
+    /// The jobs that are under way.
+    pub(super) fn under_way(&self) -> Vec<JobSight> {
+        let sight = |job: &Job<T>| {
+            let State::Running(watched) = &job.state else { return None };
+            let (state, progress) = match watched.look::<()>() {
+                Work::Running { message } => (JobState::Running, message),
+                _ => (JobState::Queued, String::new()),
+            };
+            Some(JobSight { kind: self.kind, state, wanted_by: job.wanted_by.len(), progress })
+        };
+        self.lock().values().filter_map(sight).collect()
     }
 
     /// How a job stands that `key` wants. What others had done, without `key` wanting it, is not there for it.
@@ -80,15 +122,23 @@ impl<T: Clone + Send + 'static> Jobs<T> {
         // Taken here where one is free, so that work that need not wait is never seen waiting.
         let free = slots.clone().try_acquire_owned().ok();
         watched.begun.store(free.is_some(), Ordering::Relaxed);
-        tokio::spawn(async move {
+        let meter = self.meter.clone();
+        let job = async move {
             let _slot = match free {
                 Some(slot) => Some(slot),
                 None => slots.acquire_owned().await.ok(),
             };
             let started = Instant::now();
             watched.begun.store(true, Ordering::Relaxed);
+            let wanted = watched.clone();
             let outcome = if watched.cancelled() { Err(cancelled()) } else { work(watched).await };
             let outcome = outcome.map(|value| Done { value, took: started.elapsed() });
+            match &outcome {
+                Ok(done) => meter.ended(done.took),
+                // That it was given up is no failure.
+                Err(_) if wanted.cancelled() => {}
+                Err(_) => meter.failed(),
+            }
             let mut jobs = inner.lock().unwrap_or_else(PoisonError::into_inner);
             let waiting = match jobs.get_mut(&name) {
                 // Nobody waits for it: the next who wants it begins it anew.
@@ -106,7 +156,9 @@ impl<T: Clone + Send + 'static> Jobs<T> {
             for key in waiting {
                 let _ = wake.send(key);
             }
-        });
+        };
+        // What it logs belongs to the pass that began it.
+        tokio::spawn(job.in_current_span());
     }
 
     /// `key` wants none of these jobs any longer. Work that nobody wants is cancelled.
@@ -212,10 +264,18 @@ fn describe(step: &Step) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        memory::Stage,
+        metrics::{Metrics, Sample},
+    };
 
     fn jobs() -> (Jobs<u32>, mpsc::UnboundedReceiver<Key>) {
+        jobs_measured_by(&Metrics::new())
+    }
+
+    fn jobs_measured_by(metrics: &Metrics) -> (Jobs<u32>, mpsc::UnboundedReceiver<Key>) {
         let (wake, woken) = mpsc::unbounded_channel();
-        (Jobs::new(Arc::new(Semaphore::new(1)), wake), woken)
+        (Jobs::new(JobKind::Pull, metrics.stage(Stage::Image), Arc::new(Semaphore::new(1)), wake), woken)
     }
 
     #[tokio::test]
@@ -231,6 +291,48 @@ mod tests {
         go.send(()).unwrap();
         assert_eq!([woken.recv().await, woken.recv().await], [Some(a), Some(b)]);
         assert_eq!(jobs.look("pull", &Key::new("default", "b")).ready().map(|d| d.value), Some(1));
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_is_told_and_its_end_is_measured() {
+        let metrics = Metrics::new();
+        let (jobs, mut woken) = jobs_measured_by(&metrics);
+        let key = Key::new("default", "a");
+        let (go, wait) = tokio::sync::oneshot::channel::<()>();
+        jobs.begin("well", &key, |_| async move {
+            let _ = wait.await;
+            Ok(1)
+        });
+        let fault = Fault { code: "ImageNotFound".to_owned(), message: String::new(), retryable: true };
+        jobs.begin("badly", &key, |_| async { Err(fault) });
+        let mut states: Vec<_> = jobs.under_way().iter().map(|job| (job.state, job.wanted_by)).collect();
+        states.sort_by_key(|(state, _)| *state as usize);
+        assert_eq!(states, [(JobState::Queued, 1), (JobState::Running, 1)]);
+        go.send(()).unwrap();
+        assert_eq!([woken.recv().await, woken.recv().await], [Some(key.clone()), Some(key.clone())]);
+        assert!(jobs.under_way().is_empty());
+
+        // One that is given up has not failed.
+        let (begun, is_begun) = tokio::sync::oneshot::channel::<()>();
+        let (go, wait) = tokio::sync::oneshot::channel::<()>();
+        jobs.begin("given up", &key, |_| async move {
+            let _ = begun.send(());
+            let _ = wait.await;
+            Err(cancelled())
+        });
+        is_begun.await.unwrap();
+        jobs.release(&key);
+        go.send(()).unwrap();
+        while !jobs.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let text = metrics.render(&Sample { queue: crate::queue::Counts::default(), jobs: Vec::new() });
+        for line in [
+            "microagent_stage_duration_seconds_count{stage=\"image\"} 1\n",
+            "microagent_stage_failures_total{stage=\"image\"} 1\n",
+        ] {
+            assert!(text.contains(line), "no {line} in {text}");
+        }
     }
 
     #[tokio::test]

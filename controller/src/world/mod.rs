@@ -1,6 +1,7 @@
 //! The only door to effects. `plan` decides, a [`World`] does; tests put a world of their own behind the same door.
 
 mod backend;
+mod blocking;
 mod disks;
 mod fault;
 mod guest;
@@ -17,8 +18,21 @@ use jiff::Timestamp;
 
 pub use guest_init::{GUEST_INIT_VARIABLE, find_guest_init};
 pub use host::Host;
+pub use jobs::JobSight;
 
 use crate::{Record, memory::Fault, observed::Observed, plan::Action};
+
+/// What the admin endpoint asks of a host. Nothing of it changes anything.
+pub trait HostView: Send + Sync + 'static {
+    /// The pulls, builds and installs that are under way.
+    fn jobs(&self) -> Vec<JobSight>;
+
+    /// The backend that a new machine would get. May block for as long as a supervisor takes to say what it can do.
+    ///
+    /// # Errors
+    /// Why no machine could be started.
+    fn backend(&self) -> Result<&'static str, Fault>;
+}
 
 /// Everything outside the reconciler.
 pub trait World: Send + Sync + 'static {
