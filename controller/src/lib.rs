@@ -26,6 +26,7 @@ pub mod run;
 mod sim;
 pub mod sink;
 pub mod source;
+pub mod sweep;
 pub mod world;
 
 pub use admin::AdminAddress;

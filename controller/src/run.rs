@@ -26,6 +26,7 @@ use crate::{
     request,
     sink::{Sink as _, StatusFiles},
     source::{FolderSource, Hint, watch},
+    sweep::{self, Sweep},
     world::Host,
 };
 
@@ -147,6 +148,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
     for listener in listeners {
         tasks.spawn(stop_with(shutdown.clone(), admin::serve(admin.clone(), listener)));
     }
+    tasks.spawn(stop_with(shutdown.clone(), sweep(reconciler.clone())));
     let waker = queue.clone();
     tasks.spawn(stop_with(shutdown.clone(), async move {
         while let Some(key) = woken.recv().await {
@@ -186,6 +188,15 @@ async fn lock(paths: &Paths) -> Result<FileLock, ControllerError> {
             }
             Err(e) => return Err(ControllerError::Lock(e)),
         }
+    }
+}
+
+/// Looks for machines that belong to no workspace, for as long as the controller runs.
+async fn sweep(reconciler: Arc<HostReconciler>) {
+    let mut sweep = Sweep::default();
+    loop {
+        tokio::time::sleep(sweep::INTERVAL).await;
+        sweep.look(&reconciler.world, &reconciler.desired).await;
     }
 }
 

@@ -435,6 +435,15 @@ impl world::World for World {
         self.unless_crashed().await;
         outcome
     }
+
+    async fn machines(&self) -> Vec<String> {
+        self.state().host.machines.keys().cloned().collect()
+    }
+
+    async fn sweep(&self, uid: &str) -> Result<(), Fault> {
+        self.state().host.machines.remove(uid);
+        Ok(())
+    }
 }
 
 impl World {

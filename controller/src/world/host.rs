@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fs,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -491,6 +492,36 @@ impl World for Arc<Host> {
                 blocking(move || host.act_blocking(&copy, &action)).await
             }
         }
+    }
+
+    async fn machines(&self) -> Vec<String> {
+        let host = self.clone();
+        blocking(move || Ok(host.list_machines())).await.unwrap_or_default()
+    }
+
+    async fn sweep(&self, uid: &str) -> Result<(), Fault> {
+        let (host, uid) = (self.clone(), uid.to_owned());
+        blocking(move || host.sweep_machine(&uid)).await
+    }
+}
+
+impl Host {
+    fn list_machines(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.paths.machines()).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        // What has another name is none of ours.
+        names.filter(|name| uuid::Uuid::parse_str(name).is_ok()).collect()
+    }
+
+    fn sweep_machine(&self, uid: &str) -> Result<(), Fault> {
+        let machine = self.paths.machine(uid);
+        if machine.supervisor().exists() {
+            let (_, supervisor) = backend::of_machine(machine.dir())?;
+            let target = supervisor::Target { uid: uid.to_owned(), machine_dir: machine.supervisor() };
+            supervisor.delete(target, CALL_DEADLINE).map_err(|e| backend::fault(&e))?;
+        }
+        keep::retain_disks(&machine.disks(), &self.paths.orphan(uid))?;
+        durable::remove_dir(machine.dir()).map_err(|e| host_fault(&e))
     }
 }
 

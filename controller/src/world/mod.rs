@@ -55,4 +55,13 @@ pub trait World: Send + Sync + 'static {
     /// # Errors
     /// Why it could not be done, for the workspace's conditions.
     fn act(&self, record: &Record, action: &Action) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// The UIDs of all machines of which something is on the host.
+    fn machines(&self) -> impl Future<Output = Vec<String>> + Send;
+
+    /// Ends a machine that belongs to no workspace and removes it; what it wrote is kept apart.
+    ///
+    /// # Errors
+    /// Why it could not be done; call it again then.
+    fn sweep(&self, uid: &str) -> impl Future<Output = Result<(), Fault>> + Send;
 }
