@@ -22,7 +22,7 @@ use crate::{
     queue::Queue,
     reconcile::Reconciler,
     sink::{Sink as _, StatusFiles},
-    source::{FolderSource, Hint, watch},
+    source::{FolderSource, Hint, Snapshot, watch},
     world::Host,
 };
 
@@ -220,23 +220,21 @@ async fn sleep(wait: Option<Duration>) {
 
 /// One listing of all folders: what changed, and how soon to look again.
 fn look(sources: &mut [FolderSource], hint: &Hint, reconciler: &HostReconciler) -> (Vec<crate::Key>, Option<Duration>) {
-    let mut changed = Vec::new();
-    let mut recheck: Option<Duration> = None;
-    for source in sources {
-        source.hint(hint);
-        let snapshot = source.scan(Instant::now());
-        let retry = snapshot.retry_in;
-        let mut desired = reconciler.desired.lock().unwrap_or_else(PoisonError::into_inner);
-        let applied = desired.apply(snapshot, Timestamp::now());
-        changed.extend(applied.changed);
-        for failure in &applied.failures {
-            tracing::error!("{failure}; it is tried again with the next listing of {}", source.dir().display());
-        }
-        if let Err(failure) = reconciler.sink.publish_rejected(desired.rejected()) {
-            tracing::error!("{failure}");
-        }
-        let wait = [retry, applied.recheck_in].into_iter().flatten().min();
-        recheck = [recheck, wait].into_iter().flatten().min();
+    let snapshots: Vec<Snapshot> = sources
+        .iter_mut()
+        .map(|source| {
+            source.hint(hint);
+            source.scan(Instant::now())
+        })
+        .collect();
+    let retry = snapshots.iter().filter_map(|snapshot| snapshot.retry_in).min();
+    let mut desired = reconciler.desired.lock().unwrap_or_else(PoisonError::into_inner);
+    let applied = desired.apply_all(snapshots, Timestamp::now());
+    for failure in &applied.failures {
+        tracing::error!("{failure}; it is tried again with the next listing of the folders");
     }
-    (changed, recheck)
+    if let Err(failure) = reconciler.sink.publish_rejected(desired.rejected()) {
+        tracing::error!("{failure}");
+    }
+    (applied.changed, [retry, applied.recheck_in].into_iter().flatten().min())
 }

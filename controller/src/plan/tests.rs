@@ -33,7 +33,7 @@ impl Life {
                 uid: "0190-web".to_owned(),
                 generation: 1,
                 spec_hash: "1".to_owned(),
-                workspace: Workspace::new("web", spec),
+                workspace: Workspace::new("web", spec).into(),
                 file: "web.yaml".into(),
                 created_at: Timestamp::UNIX_EPOCH,
                 deleted_at: None,
@@ -245,11 +245,11 @@ fn a_changed_machine_of_a_finished_workspace_runs_again_and_a_changed_policy_doe
     life.end(Some(Exit::code(0)));
     life.settle(0);
     life.record.generation = 2;
-    life.record.workspace.spec.lifecycle.termination_grace_period_seconds = 5;
+    life.record.workspace_mut().spec.lifecycle.termination_grace_period_seconds = 5;
     life.settle(2);
     assert_eq!(life.boots, 1, "the grace period is not part of the machine");
     life.record.generation = 3;
-    life.record.workspace.spec.args = vec!["again".to_owned()];
+    life.record.workspace_mut().spec.args = vec!["again".to_owned()];
     life.settle(0);
     assert_eq!(life.boots, 2);
 }
@@ -306,7 +306,7 @@ fn a_running_machine_of_an_older_spec_goes_on_and_says_that_it_must_be_restarted
     let mut life = Life::new(RunPolicy::Always);
     life.settle(0);
     life.record.generation = 2;
-    life.record.workspace.spec.args = vec!["new".to_owned()];
+    life.record.workspace_mut().spec.args = vec!["new".to_owned()];
     life.settle(3);
     assert_eq!(life.boots, 1);
     assert!(
@@ -324,13 +324,13 @@ fn halted_ends_the_machine_keeps_the_disks_and_is_ready() {
     let mut life = Life::new(RunPolicy::Always);
     life.settle(0);
     life.record.generation = 2;
-    life.record.workspace.spec.run_policy = RunPolicy::Halted;
+    life.record.workspace_mut().spec.run_policy = RunPolicy::Halted;
     life.settle(3);
     assert_eq!(life.done.last(), Some(&"halt"));
     assert!(life.is(ConditionType::Ready) && life.observed.disks.complete);
     assert_eq!(life.status.phase, Some(Phase::Halted));
     life.record.generation = 3;
-    life.record.workspace.spec.run_policy = RunPolicy::Always;
+    life.record.workspace_mut().spec.run_policy = RunPolicy::Always;
     life.settle(0);
     assert_eq!(life.boots, 2);
     assert_eq!(life.status.restarts, None, "a halt that was asked for is no restart");
@@ -340,7 +340,7 @@ fn halted_ends_the_machine_keeps_the_disks_and_is_ready() {
 fn a_machine_that_does_not_end_within_its_grace_is_killed() {
     let mut life = Life::new(RunPolicy::Always);
     life.settle(0);
-    life.record.workspace.spec.run_policy = RunPolicy::Halted;
+    life.record.workspace_mut().spec.run_policy = RunPolicy::Halted;
     let asked = life.look();
     assert!(matches!(asked.next, Some(Action::HaltMachine { grace_seconds: 30 })));
     life.record.memory = asked.memory;
@@ -395,7 +395,7 @@ fn what_only_a_person_can_mend_stalls_and_a_changed_spec_is_tried_at_once() {
     assert!(life.is(ConditionType::Stalled) && !life.is(ConditionType::Reconciling) && !life.is(ConditionType::Ready));
     assert_eq!(life.reason(ConditionType::Ready), Reason::ImageNotFound);
     life.record.generation = 2;
-    life.record.workspace.spec.image = "registry.example/web:2".to_owned();
+    life.record.workspace_mut().spec.image = "registry.example/web:2".to_owned();
     life.observed.image = Work::Absent;
     assert_eq!(life.look().next, Some(Action::ResolveImage));
 }
