@@ -2,6 +2,8 @@
 //! disk, renamed over the old file, and the directory flushed. After a crash at any instruction a reader
 //! finds the old content or the new, never a part.
 
+mod batch;
+
 use std::{
     fs::{self, File, Permissions},
     io::{self, Write},
@@ -10,6 +12,9 @@ use std::{
 };
 
 use serde::{Serialize, de::DeserializeOwned};
+use tempfile::NamedTempFile;
+
+pub use batch::write_all_json;
 
 /// The prefix of names that are still being written. A sweep may remove any such file that no lock protects.
 pub const TEMPORARY_PREFIX: &str = ".tmp-";
@@ -78,6 +83,16 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
 }
 
 fn put(path: &Path, bytes: &[u8], flush: bool) -> Result<(), DurableError> {
+    let file = temporary(path, bytes)?;
+    if flush {
+        file.as_file().sync_all().map_err(io_error("flush", path))?;
+    }
+    file.persist(path).map_err(|e| io_error("replace", path)(e.error))?;
+    if flush { sync_dir(parent(path)) } else { Ok(()) }
+}
+
+/// What is to be at `path`, under a name of its own beside it.
+fn temporary(path: &Path, bytes: &[u8]) -> Result<NamedTempFile, DurableError> {
     let dir = parent(path);
     let mut file = tempfile::Builder::new()
         .prefix(TEMPORARY_PREFIX)
@@ -85,11 +100,7 @@ fn put(path: &Path, bytes: &[u8], flush: bool) -> Result<(), DurableError> {
         .tempfile_in(dir)
         .map_err(io_error("create a temporary file in", dir))?;
     file.write_all(bytes).map_err(io_error("write", path))?;
-    if flush {
-        file.as_file().sync_all().map_err(io_error("flush", path))?;
-    }
-    file.persist(path).map_err(|e| io_error("replace", path)(e.error))?;
-    if flush { sync_dir(dir) } else { Ok(()) }
+    Ok(file)
 }
 
 /// Writes `value` as indented JSON. See [`write()`].
@@ -100,16 +111,20 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DurableErro
     put(path, &encode(path, value)?, true)
 }
 
-/// As [`write_json`], but nothing is flushed: for what can be computed again. Readers see the old content or the new; after a
-/// power cut the file may be empty.
+/// Writes `bytes` as [`write()`] does, but nothing is flushed: for what can be computed again. Readers see the old content
+/// or the new; after a power cut the file may be empty.
 ///
 /// # Errors
-/// As [`write_json`].
-pub fn replace_json(path: &Path, value: &impl Serialize) -> Result<(), DurableError> {
-    put(path, &encode(path, value)?, false)
+/// As [`write()`].
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
+    put(path, bytes, false)
 }
 
-fn encode(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, DurableError> {
+/// What [`write_json`] writes. `path` is how an error names it.
+///
+/// # Errors
+/// A value that JSON cannot hold.
+pub fn encode(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, DurableError> {
     let mut bytes =
         serde_json::to_vec_pretty(value).map_err(|source| DurableError::Encode { path: path.to_owned(), source })?;
     bytes.push(b'\n');

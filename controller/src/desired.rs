@@ -12,7 +12,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -35,6 +35,8 @@ pub struct Desired {
     unreadable: BTreeMap<Key, Problem>,
     folders: Folders,
     absences: BTreeMap<Key, Absence>,
+    /// The keys to be settled with the next look, whatever it says of them.
+    again: BTreeSet<Key>,
     rejected: BTreeMap<Key, Problem>,
     file_problems: FileProblems,
 }
@@ -52,7 +54,7 @@ pub struct Applied {
 
 /// What the folders say of one key.
 enum Wanted {
-    Valid { workspace: Arc<Workspace>, spec_hash: Arc<str>, file: PathBuf },
+    Valid { workspace: Arc<Workspace>, spec_hash: Arc<str>, file: Arc<Path> },
     Invalid { problem: Problem },
     Absent,
 }
@@ -92,6 +94,7 @@ impl Desired {
             folders: Folders::load(paths, folders),
             file_problems: FileProblems::load(paths),
             paths: paths.clone(),
+            again: records.keys().cloned().collect(),
             records,
             unreadable,
             absences: BTreeMap::new(),
@@ -123,28 +126,81 @@ impl Desired {
         self.records.values()
     }
 
-    /// Takes a snapshot of one folder. An incomplete one changes nothing.
+    /// Takes a snapshot of one folder: see [`Desired::apply_all`].
     #[must_use = "what changed must be reconciled, and what failed told"]
     pub fn apply(&mut self, snapshot: Snapshot, now: Timestamp) -> Applied {
+        self.apply_all([snapshot], now)
+    }
+
+    /// Takes the snapshots of one look at several folders, all before anything follows from them: what moved from one to
+    /// another, or was removed from both, must not be taken from what the one said before. An incomplete one changes nothing.
+    #[must_use = "what changed must be reconciled, and what failed told"]
+    pub fn apply_all(&mut self, snapshots: impl IntoIterator<Item = Snapshot>, now: Timestamp) -> Applied {
         let mut applied = Applied::default();
-        if let Err(e) = self.folders.take(snapshot, &self.records) {
-            applied.failures.push(e);
-        }
-        let mut keys: BTreeSet<Key> = self.records.keys().cloned().collect();
-        keys.extend(self.folders.keys().cloned());
-        self.absences.retain(|key, _| keys.contains(key));
-        let mut orphans = Vec::new();
-        self.rejected.clear();
-        for key in keys {
-            match self.settle(&key, now, &mut applied.recheck_in, &mut orphans) {
-                Ok(true) => applied.changed.push(key),
-                Ok(false) => {}
-                Err(e) => applied.failures.push(e),
+        // Only these can differ from what is recorded; there may be many more.
+        let mut keys = std::mem::take(&mut self.again);
+        let mut at = None;
+        for snapshot in snapshots {
+            at = at.max(Some(snapshot.at));
+            if let Err(e) = self.folders.take(snapshot, &self.records, &mut keys) {
+                applied.failures.push(e);
             }
         }
+        let Some(at) = at else { return applied };
+        keys.extend(self.absences.keys().chain(self.unreadable.keys()).cloned());
+        let mut orphans = Vec::new();
+        let mut changed = Vec::new();
+        for key in keys {
+            changed.extend(self.settle(&key, (at, now), &mut applied.recheck_in, &mut orphans));
+        }
+        self.write(changed, &mut applied);
         orphans.extend(self.folders.problems());
         applied.failures.extend(self.file_problems.publish(orphans));
         applied
+    }
+
+    /// Writes records; only then they count.
+    fn write(&mut self, records: Vec<Record>, applied: &mut Applied) {
+        if let Err(e) = self.make_namespaces(&records) {
+            applied.failures.push(e);
+            self.again.extend(records.into_iter().map(|record| record.key));
+            return;
+        }
+        let files = records.iter().map(|record| (self.paths.record(&record.key), record));
+        let results = durable::write_all_json(files);
+        for (record, result) in records.into_iter().zip(results) {
+            match result {
+                Ok(()) => {
+                    applied.changed.push(record.key.clone());
+                    self.insert(record);
+                }
+                Err(e) => {
+                    applied.failures.push(e);
+                    self.again.insert(record.key);
+                }
+            }
+        }
+    }
+
+    /// Makes the directories of new namespaces. One that cannot be made is told by the files that then cannot be written.
+    fn make_namespaces(&self, records: &[Record]) -> Result<(), DurableError> {
+        let dir = self.paths.workspaces();
+        let namespaces: BTreeSet<&str> = records.iter().map(|record| record.key.namespace.as_str()).collect();
+        let dirs = namespaces.into_iter().map(|namespace| dir.join(namespace)).filter(|dir| !dir.exists());
+        let made: Vec<PathBuf> = dirs.filter(|dir| durable::private_dir(dir).is_ok()).collect();
+        if made.is_empty() {
+            return Ok(());
+        }
+        // Taken back when it fails, so that the next try does not find them and take them for flushed.
+        durable::sync_dir(&dir).inspect_err(|_| made.iter().for_each(|dir| drop(fs::remove_dir(dir))))
+    }
+
+    /// Takes a record that is on the disk.
+    fn insert(&mut self, record: Record) {
+        if record.deleted_at.is_some() {
+            self.absences.remove(&record.key);
+        }
+        self.records.insert(record.key.clone(), record);
     }
 
     /// Changes a record; it is written when, and only when, it differs. Gives whether it did. The key and the UID must
@@ -153,14 +209,9 @@ impl Desired {
     /// # Errors
     /// Those of the operating system; the record is then as it was.
     pub fn update(&mut self, key: &Key, change: impl FnOnce(&mut Record)) -> Result<bool, DurableError> {
-        let Some(record) = self.records.get_mut(key) else { return Ok(false) };
-        let mut next = record.clone();
-        change(&mut next);
-        if next == *record {
-            return Ok(false);
-        }
+        let Some(next) = self.records.get(key).and_then(|record| changed(record, change)) else { return Ok(false) };
         durable::write_json(&self.paths.record(key), &next)?;
-        *record = next;
+        self.records.insert(key.clone(), next);
         Ok(true)
     }
 
@@ -170,12 +221,7 @@ impl Desired {
     /// # Errors
     /// Those of the operating system.
     pub fn delete(&mut self, key: &Key, now: Timestamp) -> Result<bool, DurableError> {
-        self.update(key, |record| {
-            if record.deleted_at.is_none() {
-                record.deleted_at = Some(now);
-                record.problem = None;
-            }
-        })
+        self.update(key, |record| tombstone(record, now))
     }
 
     /// Forgets a workspace of which nothing is left on the host. When its name was declared again meanwhile, it is made
@@ -195,128 +241,129 @@ impl Desired {
         }
         self.records.remove(key);
         self.absences.remove(key);
-        match self.folders.wanted(key) {
-            Wanted::Valid { workspace, spec_hash, file } => {
-                self.create(key, &workspace, &spec_hash, file, now).map(|()| true)
-            }
-            Wanted::Invalid { .. } | Wanted::Absent => Ok(false),
-        }
+        // What is said of the name now is told, or tried again, with the next look.
+        self.again.insert(key.clone());
+        let Wanted::Valid { workspace, spec_hash, file } = self.folders.wanted(key) else { return Ok(false) };
+        let mut applied = Applied::default();
+        self.write(vec![new_record(key, workspace, &spec_hash, &file, now)], &mut applied);
+        applied.failures.pop().map_or(Ok(true), Err)
     }
 
-    /// Brings the record of one key in line with the folders; gives whether it changed.
+    /// What the record of one key must become to be in line with the folders; nothing when it is.
     fn settle(
         &mut self,
         key: &Key,
-        now: Timestamp,
+        (at, now): (Instant, Timestamp),
         recheck_in: &mut Option<Duration>,
         orphans: &mut Vec<(PathBuf, Problem)>,
-    ) -> Result<bool, DurableError> {
+    ) -> Option<Record> {
+        self.rejected.remove(key);
         let wanted = self.folders.wanted(key);
         if let Some(problem) = self.unreadable.get(key) {
             if let Wanted::Valid { file, .. } = wanted {
-                orphans.push((file, problem.clone()));
+                orphans.push((file.to_path_buf(), problem.clone()));
             }
-            return Ok(false);
+            return None;
         }
-        let Some(record) = self.records.get(key) else {
-            return match wanted {
+        let Some(record) = self.records.get_mut(key) else {
+            match wanted {
                 Wanted::Valid { workspace, spec_hash, file } => {
-                    self.create(key, &workspace, &spec_hash, file, now).map(|()| true)
+                    return Some(new_record(key, workspace, &spec_hash, &file, now));
                 }
-                Wanted::Invalid { problem } => {
-                    self.rejected.insert(key.clone(), problem);
-                    Ok(false)
-                }
-                Wanted::Absent => Ok(false),
-            };
+                Wanted::Invalid { problem } => drop(self.rejected.insert(key.clone(), problem)),
+                Wanted::Absent => {}
+            }
+            return None;
         };
         if record.deleted_at.is_some() {
             // What is declared under this name now waits until the old workspace is gone: see `forget`.
             self.absences.remove(key);
-            return Ok(false);
+            return None;
         }
         match wanted {
             Wanted::Valid { workspace, spec_hash, file } => {
                 self.absences.remove(key);
-                let same = record.spec_hash == *spec_hash
-                    && record.file == file
-                    && record.problem.is_none()
-                    && record.workspace == *workspace;
-                if same {
-                    return Ok(false);
+                if record.spec_hash != *spec_hash
+                    && record.file != *file
+                    && let Some(problem) = self.folders.problem(&record.file)
+                {
+                    let problem = hidden(&file, &record.file, problem);
+                    return changed(record, |record| record.problem = Some(problem));
                 }
-                self.update(key, |record| {
+                if record.workspace == workspace {
+                    // Read anew, it is still one and the same in memory.
+                    record.workspace = workspace.clone();
+                }
+                changed(record, |record| {
                     if record.spec_hash != *spec_hash {
                         record.generation += 1;
                         record.spec_hash = spec_hash.to_string();
                     }
-                    record.workspace = (*workspace).clone();
-                    record.file = file;
+                    record.workspace = workspace;
+                    record.file = file.to_path_buf();
                     record.problem = None;
                 })
             }
             Wanted::Invalid { problem } => {
                 self.absences.remove(key);
-                self.set_problem(key, problem)
+                changed(record, |record| record.problem = Some(problem))
             }
-            Wanted::Absent => match self.folders.absence(record, self.absences.get(key)) {
-                absence::Verdict::Held(problem) => {
-                    self.absences.remove(key);
-                    problem.map_or(Ok(false), |problem| self.set_problem(key, problem))
+            Wanted::Absent => match self.folders.absence(record, self.absences.get(key), at) {
+                absence::Verdict::Held(absence, problem) => {
+                    self.absences.insert(key.clone(), absence);
+                    problem.and_then(|problem| changed(record, |record| record.problem = Some(problem)))
                 }
                 absence::Verdict::Waiting(absence, left) => {
                     self.absences.insert(key.clone(), absence);
-                    if let Some(left) = left {
-                        *recheck_in = Some(recheck_in.map_or(left, |earlier| earlier.min(left)));
-                    }
-                    Ok(false)
+                    *recheck_in = [*recheck_in, left].into_iter().flatten().min();
+                    None
                 }
-                absence::Verdict::Gone => {
-                    let changed = self.delete(key, now)?;
-                    self.absences.remove(key);
-                    Ok(changed)
-                }
+                absence::Verdict::Gone => changed(record, |record| tombstone(record, now)),
             },
         }
     }
+}
 
-    fn set_problem(&mut self, key: &Key, problem: Problem) -> Result<bool, DurableError> {
-        if self.records.get(key).is_some_and(|record| record.problem.as_ref() == Some(&problem)) {
-            return Ok(false);
-        }
-        self.update(key, |record| record.problem = Some(problem))
+/// The record with this change; nothing when it changes nothing.
+fn changed(record: &Record, change: impl FnOnce(&mut Record)) -> Option<Record> {
+    let mut next = record.clone();
+    change(&mut next);
+    (next != *record).then_some(next)
+}
+
+fn tombstone(record: &mut Record, now: Timestamp) {
+    if record.deleted_at.is_none() {
+        record.deleted_at = Some(now);
+        record.problem = None;
     }
+}
 
-    fn create(
-        &mut self,
-        key: &Key,
-        workspace: &Workspace,
-        spec_hash: &str,
-        file: PathBuf,
-        now: Timestamp,
-    ) -> Result<(), DurableError> {
-        let record = Record {
-            key: key.clone(),
-            uid: Uuid::now_v7().to_string(),
-            generation: 1,
-            spec_hash: spec_hash.to_owned(),
-            workspace: workspace.clone(),
-            file,
-            created_at: now,
-            deleted_at: None,
-            problem: None,
-            memory: Memory::default(),
-        };
-        let path = self.paths.record(key);
-        if let Some(dir) = path.parent()
-            && !dir.exists()
-        {
-            durable::private_dir(dir)?;
-            durable::sync_dir(&self.paths.workspaces())?;
-        }
-        durable::write_json(&path, &record)?;
-        self.records.insert(key.clone(), record);
-        Ok(())
+fn new_record(key: &Key, workspace: Arc<Workspace>, spec_hash: &str, file: &Path, now: Timestamp) -> Record {
+    Record {
+        key: key.clone(),
+        uid: Uuid::now_v7().to_string(),
+        generation: 1,
+        spec_hash: spec_hash.to_owned(),
+        workspace,
+        file: file.to_owned(),
+        created_at: now,
+        deleted_at: None,
+        problem: None,
+        memory: Memory::default(),
+    }
+}
+
+/// Why a manifest in another file is not taken while the one that runs is hidden.
+fn hidden(file: &Path, own: &Path, problem: &Problem) -> Problem {
+    Problem {
+        code: problem.code.clone(),
+        message: format!(
+            "{} declares this workspace otherwise, but what {} says of it cannot be read: what runs stays as it is until that \
+             file is repaired or removed\n{}",
+            file.display(),
+            own.display(),
+            problem.message
+        ),
     }
 }
 

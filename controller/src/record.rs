@@ -1,7 +1,7 @@
 //! What the controller must remember of a workspace when it is killed: one file each, written before any effect that
 //! depends on it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
 use microagent_crds::Workspace;
@@ -21,8 +21,9 @@ pub struct Record {
     pub generation: i64,
     /// The hash of the canonical spec of this generation.
     pub spec_hash: String,
-    /// The last good manifest, with defaults.
-    pub workspace: Workspace,
+    /// The last good manifest, with defaults. The source has the same one: many workspaces are to be little memory.
+    #[serde(with = "shared")]
+    pub workspace: Arc<Workspace>,
     /// The manifest file it comes from.
     pub file: PathBuf,
     /// When the workspace was first seen.
@@ -36,6 +37,28 @@ pub struct Record {
     /// What `plan` remembers.
     #[serde(default)]
     pub memory: Memory,
+}
+
+impl Record {
+    /// The manifest, to be changed for this record alone.
+    pub fn workspace_mut(&mut self) -> &mut Workspace {
+        Arc::make_mut(&mut self.workspace)
+    }
+}
+
+/// Serde for what is shared in memory and written as itself.
+mod shared {
+    use super::{Arc, Deserialize, Serialize};
+
+    pub(super) fn serialize<T: Serialize, S: serde::Serializer>(value: &Arc<T>, to: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
+        from: D,
+    ) -> Result<Arc<T>, D::Error> {
+        T::deserialize(from).map(Arc::new)
+    }
 }
 
 /// Why a manifest is not taken.

@@ -25,7 +25,7 @@ use crate::{
     reconcile::Reconciler,
     request,
     sink::{Sink as _, StatusFiles},
-    source::{FolderSource, Hint, watch},
+    source::{FolderSource, Hint, Snapshot, watch},
     sweep::{self, Sweep},
     world::Host,
 };
@@ -267,29 +267,25 @@ fn look(
     health: &Health,
 ) -> (Vec<crate::Key>, Option<Duration>) {
     let began = Instant::now();
-    let mut changed = Vec::new();
-    let mut recheck: Option<Duration> = None;
-    for source in sources {
-        source.hint(hint);
-        let snapshot = source.scan(Instant::now());
-        let retry = snapshot.retry_in;
-        health.looked(&snapshot);
-        let mut desired = reconciler.desired.lock().unwrap_or_else(PoisonError::into_inner);
-        let applied = desired.apply(snapshot, Timestamp::now());
-        changed.extend(applied.changed);
-        for failure in &applied.failures {
-            tracing::error!("{failure}; it is tried again with the next listing of {}", source.dir().display());
-        }
-        if let Err(failure) = reconciler.sink.publish_rejected(desired.rejected()) {
-            tracing::error!("{failure}");
-        }
-        let wait = [retry, applied.recheck_in].into_iter().flatten().min();
-        recheck = [recheck, wait].into_iter().flatten().min();
+    let snapshots: Vec<Snapshot> = sources
+        .iter_mut()
+        .map(|source| {
+            source.hint(hint);
+            source.scan(Instant::now())
+        })
+        .collect();
+    let retry = snapshots.iter().filter_map(|snapshot| snapshot.retry_in).min();
+    snapshots.iter().for_each(|snapshot| health.looked(snapshot));
+    let mut desired = reconciler.desired.lock().unwrap_or_else(PoisonError::into_inner);
+    let applied = desired.apply_all(snapshots, Timestamp::now());
+    for failure in &applied.failures {
+        tracing::error!("{failure}; it is tried again with the next listing of the folders");
     }
-    let refused = {
-        let desired = reconciler.desired.lock().unwrap_or_else(PoisonError::into_inner);
-        desired.iter().filter(|record| record.problem.is_some()).count() + desired.rejected().len()
-    };
+    if let Err(failure) = reconciler.sink.publish_rejected(desired.rejected()) {
+        tracing::error!("{failure}");
+    }
+    let refused = desired.iter().filter(|record| record.problem.is_some()).count() + desired.rejected().len();
+    drop(desired);
     reconciler.metrics.relisted(hint.reason, began.elapsed(), health.invalid_files(), refused);
-    (changed, recheck)
+    (applied.changed, [retry, applied.recheck_in].into_iter().flatten().min())
 }

@@ -11,7 +11,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use microagent_base::durable::{self, DurableError};
+use microagent_base::{
+    Digest,
+    durable::{self, DurableError},
+};
 use microagent_crds::{
     Condition, ConditionStatus, ConditionType, Phase, Reason, Time, Workspace, WorkspaceSpec, WorkspaceStatus,
 };
@@ -44,9 +47,21 @@ pub trait Sink: Send + Sync {
 }
 
 /// The status directory.
+///
+/// What was published is kept as a digest alone, so that many workspaces are little memory, and read again when it is asked
+/// for. A file that somebody changed or removed is then found, and published anew.
 pub struct StatusFiles {
     paths: Paths,
-    last: Mutex<HashMap<Key, Workspace>>,
+    last: Mutex<HashMap<Key, Told>>,
+}
+
+/// What was published of one name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Told {
+    /// Of the file.
+    digest: Digest,
+    /// Whether it is of a manifest that was never good.
+    rejected: bool,
 }
 
 impl StatusFiles {
@@ -60,7 +75,7 @@ impl StatusFiles {
                 if let (Some(namespace), Some(name)) =
                     (namespace.to_str(), name.to_str().and_then(|n| n.strip_suffix(".json")))
                 {
-                    files.load(&Key::new(namespace, name));
+                    files.read(&Key::new(namespace, name));
                 }
             }
         }
@@ -68,42 +83,48 @@ impl StatusFiles {
     }
 
     /// Publishes one object, when it differs from what was published last.
-    fn put(&self, key: &Key, object: Workspace) -> Result<bool, DurableError> {
-        if self.last().get(key) == Some(&object) {
+    fn put(&self, key: &Key, object: &Workspace) -> Result<bool, DurableError> {
+        let path = self.paths.object(key);
+        let bytes = durable::encode(&path, object)?;
+        let told = Told { digest: Digest::of(&bytes), rejected: is_rejected(object) };
+        if self.last().get(key) == Some(&told) {
             return Ok(false);
         }
-        let path = self.paths.object(key);
         durable::private_dir(path.parent().unwrap_or(Path::new("/")))?;
-        durable::replace_json(&path, &object)?;
-        self.last().insert(key.clone(), object);
+        durable::replace(&path, &bytes)?;
+        self.last().insert(key.clone(), told);
         Ok(true)
     }
 
-    /// Takes what an earlier controller published as what was published last.
-    fn load(&self, key: &Key) {
-        let mut last = self.last();
-        if !last.contains_key(key)
-            && let Some(object) = read(&self.paths.object(key))
-        {
-            last.insert(key.clone(), object);
-        }
+    /// The object that is there, and takes it as what was published last. One that does not decode counts as none: it is
+    /// written anew.
+    fn read(&self, key: &Key) -> Option<Workspace> {
+        let read = || {
+            let bytes = fs::read(self.paths.object(key)).ok()?;
+            let object: Workspace = serde_json::from_slice(&bytes).ok()?;
+            Some((Told { digest: Digest::of(&bytes), rejected: is_rejected(&object) }, object))
+        };
+        let Some((told, object)) = read() else {
+            self.last().remove(key);
+            return None;
+        };
+        self.last().insert(key.clone(), told);
+        Some(object)
     }
 
-    fn last(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Workspace>> {
+    fn last(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Told>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Sink for StatusFiles {
     fn published(&self, record: &Record) -> WorkspaceStatus {
-        self.load(&record.key);
-        let last = self.last();
-        let same = last.get(&record.key).filter(|object| object.metadata.uid.as_deref() == Some(&record.uid));
-        same.and_then(|object| object.status.clone()).unwrap_or_default()
+        let object = self.read(&record.key).filter(|object| object.metadata.uid.as_deref() == Some(&record.uid));
+        object.and_then(|object| object.status).unwrap_or_default()
     }
 
     fn publish(&self, record: &Record, status: &WorkspaceStatus) -> Result<bool, DurableError> {
-        self.put(&record.key, object(record, status))
+        self.put(&record.key, &object(record, status))
     }
 
     fn retract(&self, key: &Key) -> Result<(), DurableError> {
@@ -112,33 +133,31 @@ impl Sink for StatusFiles {
     }
 
     fn publish_rejected(&self, rejected: &BTreeMap<Key, Problem>) -> Result<(), DurableError> {
-        let is_rejected = |object: &Workspace| object.metadata.uid.is_none();
         let cured: Vec<Key> = self
             .last()
             .iter()
-            .filter(|(key, object)| is_rejected(object) && !rejected.contains_key(key))
-            .map(|(k, _)| k.clone())
+            .filter(|(key, told)| told.rejected && !rejected.contains_key(key))
+            .map(|(key, _)| key.clone())
             .collect();
         for key in cured {
             self.retract(&key)?;
         }
         for (key, problem) in rejected {
-            self.load(key);
-            let previous = self.last().get(key).and_then(|object| object.status.clone()).unwrap_or_default();
-            self.put(key, rejected_object(key, problem, &previous))?;
+            let previous = self.read(key).and_then(|object| object.status).unwrap_or_default();
+            self.put(key, &rejected_object(key, problem, &previous))?;
         }
         Ok(())
     }
 }
 
-/// A file that does not decode counts as none: it is written anew.
-fn read(path: &Path) -> Option<Workspace> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+/// Whether nobody has a UID for it.
+fn is_rejected(object: &Workspace) -> bool {
+    object.metadata.uid.is_none()
 }
 
 /// The object as Kubernetes would show it.
 fn object(record: &Record, status: &WorkspaceStatus) -> Workspace {
-    let mut object = record.workspace.clone();
+    let mut object = Workspace::clone(&record.workspace);
     object.metadata.namespace = Some(record.key.namespace.clone());
     object.metadata.uid = Some(record.uid.clone());
     object.metadata.generation = Some(record.generation);
@@ -182,18 +201,107 @@ fn rejected_object(key: &Key, problem: &Problem, previous: &WorkspaceStatus) -> 
 
 #[cfg(test)]
 mod tests {
+    use microagent_crds::canonical_spec_hash;
+
     use super::*;
+    use crate::memory::Memory;
+
+    struct Fixture {
+        _root: tempfile::TempDir,
+        paths: Paths,
+        files: StatusFiles,
+        record: Record,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            let paths = Paths { state: root.path().join("state"), cache: root.path().join("cache") };
+            let workspace = Workspace::new("a", WorkspaceSpec::new("one"));
+            let record = Record {
+                key: Key::new("default", "a"),
+                uid: "uid-1".to_owned(),
+                generation: 1,
+                spec_hash: canonical_spec_hash(&workspace.spec),
+                workspace: workspace.into(),
+                file: "/folder/a.yaml".into(),
+                created_at: Timestamp::UNIX_EPOCH,
+                deleted_at: None,
+                problem: None,
+                memory: Memory::default(),
+            };
+            Self { files: StatusFiles::new(&paths), _root: root, paths, record }
+        }
+
+        fn publish(&self, phase: Phase) -> bool {
+            self.files.publish(&self.record, &status(phase)).unwrap()
+        }
+    }
+
+    fn status(phase: Phase) -> WorkspaceStatus {
+        WorkspaceStatus { phase: Some(phase), ..WorkspaceStatus::default() }
+    }
+
+    #[test]
+    fn what_is_published_is_written_when_it_differs_also_over_a_restart() {
+        let mut t = Fixture::new();
+        assert_eq!(t.files.published(&t.record), WorkspaceStatus::default());
+        assert!(t.publish(Phase::Pending) && t.publish(Phase::Running) && !t.publish(Phase::Running));
+        t.files = StatusFiles::new(&t.paths);
+        assert!(!t.publish(Phase::Running));
+        assert_eq!(t.files.published(&t.record), status(Phase::Running));
+        t.record.generation = 2;
+        assert!(t.publish(Phase::Running));
+        let object: Workspace = durable::read_json(&t.paths.object(&t.record.key)).unwrap().unwrap();
+        assert_eq!((object.metadata.generation, object.metadata.uid.as_deref()), (Some(2), Some("uid-1")));
+    }
+
+    #[test]
+    fn an_object_that_somebody_changed_or_removed_is_published_again() {
+        let t = Fixture::new();
+        let path = t.paths.object(&t.record.key);
+        for wrong in [Some("{"), Some("{}"), None] {
+            t.publish(Phase::Running);
+            match wrong {
+                Some(text) => fs::write(&path, text).unwrap(),
+                None => fs::remove_file(&path).unwrap(),
+            }
+            assert_eq!(t.files.published(&t.record), WorkspaceStatus::default());
+            assert!(t.publish(Phase::Running));
+            assert_eq!(t.files.published(&t.record), status(Phase::Running));
+        }
+    }
+
+    #[test]
+    fn another_workspace_of_the_same_name_starts_with_nothing() {
+        let mut t = Fixture::new();
+        t.publish(Phase::Running);
+        t.record.uid = "uid-2".to_owned();
+        assert_eq!(t.files.published(&t.record), WorkspaceStatus::default());
+        assert!(t.publish(Phase::Running));
+        t.files.retract(&t.record.key).unwrap();
+        assert!(!t.paths.object(&t.record.key).exists());
+        assert!(t.publish(Phase::Running));
+    }
 
     #[test]
     fn a_manifest_that_was_never_good_is_an_object_until_it_is_cured_also_over_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let paths = Paths { state: dir.path().join("state"), cache: dir.path().join("cache") };
-        let key = Key::new("default", "bad");
-        let problem = Problem { code: "InvalidManifest".to_owned(), message: "line 3".to_owned() };
-        StatusFiles::new(&paths).publish_rejected(&BTreeMap::from([(key.clone(), problem)])).unwrap();
-        let object = read(&paths.object(&key)).unwrap();
-        assert!(object.status.unwrap().is_true(ConditionType::Stalled));
-        StatusFiles::new(&paths).publish_rejected(&BTreeMap::new()).unwrap();
-        assert!(read(&paths.object(&key)).is_none());
+        let t = Fixture::new();
+        let bad = Key::new("default", "bad");
+        let problem = |line: u32| Problem { code: "InvalidManifest".to_owned(), message: format!("line {line}") };
+        t.publish(Phase::Running);
+        t.files.publish_rejected(&BTreeMap::from([(bad.clone(), problem(3))])).unwrap();
+        let read = || durable::read_json::<Workspace>(&t.paths.object(&bad)).unwrap();
+        let first = read().unwrap().status.unwrap();
+        assert!(first.is_true(ConditionType::Stalled));
+        let files = StatusFiles::new(&t.paths);
+        files.publish_rejected(&BTreeMap::from([(bad.clone(), problem(4))])).unwrap();
+        let second = read().unwrap().status.unwrap();
+        let stalled = second.condition(ConditionType::Stalled).unwrap();
+        assert_eq!(stalled.message, "line 4");
+        assert_eq!(stalled.last_transition_time, first.condition(ConditionType::Stalled).unwrap().last_transition_time);
+        StatusFiles::new(&t.paths).publish_rejected(&BTreeMap::new()).unwrap();
+        assert!(read().is_none());
+        assert!(t.paths.object(&t.record.key).exists(), "what is no rejection stays");
     }
 }

@@ -131,8 +131,8 @@ impl Health {
         if snapshot.complete {
             folder.listed_at = Some(now);
             folder.identity = snapshot.identity;
-            folder.files = snapshot.files.len();
-            folder.invalid_files = snapshot.problems.len();
+            folder.files = snapshot.listing.files.len();
+            folder.invalid_files = snapshot.listing.problems.len();
         }
     }
 

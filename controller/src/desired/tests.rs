@@ -52,15 +52,10 @@ impl Fixture {
 
     /// One look at all folders.
     fn look(&mut self) -> Applied {
-        let mut all = Applied::default();
-        for source in &mut self.sources {
-            let applied = self.desired.apply(source.scan(self.now), Timestamp::UNIX_EPOCH);
-            all.changed.extend(applied.changed);
-            all.failures.extend(applied.failures);
-            all.recheck_in = applied.recheck_in;
-        }
-        assert!(all.failures.is_empty(), "{:?}", all.failures);
-        all
+        let snapshots: Vec<_> = self.sources.iter_mut().map(|source| source.scan(self.now)).collect();
+        let applied = self.desired.apply_all(snapshots, Timestamp::UNIX_EPOCH);
+        assert!(applied.failures.is_empty(), "{:?}", applied.failures);
+        applied
     }
 
     fn after(&mut self, time: Duration) -> Applied {
@@ -329,6 +324,147 @@ fn nothing_is_deleted_before_every_folder_was_looked_into_but_a_missing_one_hind
     t.after(GRACE);
     t.look();
     assert!(t.deleted("a"));
+}
+
+#[test]
+fn a_file_that_is_renamed_and_broken_at_once_deletes_nothing_until_it_is_mended() {
+    for (restarted, in_other_folder) in [(false, false), (true, false), (false, true)] {
+        let mut t = with_a();
+        let to = if in_other_folder { "managed/b.yaml" } else { "user/b.yaml" };
+        fs::rename(t.path("user/a.yaml"), t.path(to)).unwrap();
+        t.write(to, &format!("{}: [\n", manifest("a", "one")));
+        if restarted {
+            t.restart();
+        }
+        t.settle();
+        for _ in 0..5 {
+            t.after(Duration::from_secs(60));
+        }
+        assert!(!t.deleted("a"), "the broken file may declare it");
+        let problem = t.record("a").problem.as_ref().unwrap();
+        assert!(problem.message.contains(to) && problem.message.contains("removed"), "{}", problem.message);
+        t.write(to, &manifest("a", "one"));
+        t.settle();
+        assert_eq!((t.deleted("a"), t.record("a").problem.clone(), t.record("a").generation), (false, None, 1));
+    }
+}
+
+#[test]
+fn a_broken_file_that_came_when_a_workspace_went_holds_it_only_as_long_as_it_is_broken() {
+    let mut t = with_a();
+    t.write("user/b.yaml", "b: [");
+    fs::remove_file(t.path("user/a.yaml")).unwrap();
+    t.settle();
+    t.after(Duration::from_secs(60));
+    assert!(!t.deleted("a"));
+    fs::remove_file(t.path("user/b.yaml")).unwrap();
+    t.after(GRACE);
+    t.after(GRACE - Duration::from_millis(1));
+    assert!(!t.deleted("a"), "the grace begins when nothing hides it any more");
+    t.after(Duration::from_millis(1));
+    assert!(t.deleted("a"));
+}
+
+#[test]
+fn a_file_that_was_broken_before_hinders_no_deletion() {
+    let mut t = with_a();
+    t.write("user/b.yaml", "b: [");
+    t.settle();
+    fs::remove_file(t.path("user/a.yaml")).unwrap();
+    t.after(Duration::from_millis(1));
+    t.after(GRACE);
+    assert!(t.deleted("a"));
+}
+
+#[test]
+fn a_file_that_breaks_while_the_workspaces_own_is_rewritten_holds_it() {
+    let mut t = with_a();
+    t.write("user/a.yaml", &manifest("b", "one"));
+    symlink("nowhere", t.path("managed/x.yaml")).unwrap();
+    t.after(Duration::from_millis(1));
+    fs::remove_file(t.path("user/a.yaml")).unwrap();
+    for _ in 0..3 {
+        t.after(GRACE);
+    }
+    assert!(!t.deleted("a"), "x.yaml came when a.yaml did not declare it any more, though that was not read yet");
+}
+
+#[test]
+fn a_listing_counts_only_when_the_files_of_all_folders_are_read() {
+    let mut t = with_a();
+    fs::rename(t.path("user/a.yaml"), t.path("managed/b.yaml")).unwrap();
+    t.look();
+    fs::remove_file(t.path("managed/b.yaml")).unwrap();
+    t.after(Duration::from_millis(1));
+    t.after(GRACE - Duration::from_millis(1));
+    assert!(!t.deleted("a"), "it was in the other folder one look ago");
+    t.after(Duration::from_millis(1));
+    assert!(t.deleted("a"));
+}
+
+#[test]
+fn a_name_removed_from_two_folders_at_once_is_not_taken_from_either() {
+    let mut t = with_a();
+    t.write("managed/x.yaml", &manifest("a", "two"));
+    t.settle();
+    let before = t.record("a").clone();
+    fs::remove_file(t.path("user/a.yaml")).unwrap();
+    fs::remove_file(t.path("managed/x.yaml")).unwrap();
+    assert!(t.look().changed.is_empty());
+    assert_eq!(t.record("a"), &before, "no look saw only one of the two");
+}
+
+#[test]
+fn what_runs_stays_while_its_own_file_cannot_be_read_and_another_says_otherwise() {
+    let mut t = with_a();
+    let before = t.record("a").clone();
+    t.write("user/b.yaml", &manifest("a", "two"));
+    fs::remove_file(t.path("user/a.yaml")).unwrap();
+    symlink("nowhere", t.path("user/a.yaml")).unwrap();
+    t.settle();
+    let problem = t.record("a").problem.clone().unwrap();
+    assert!(problem.message.contains("a.yaml") && problem.message.contains("b.yaml"), "{}", problem.message);
+    assert_eq!(t.record("a"), &Record { problem: Some(problem), ..before.clone() });
+    fs::remove_file(t.path("user/a.yaml")).unwrap();
+    t.look();
+    assert_eq!((t.record("a").generation, t.record("a").problem.clone()), (2, None));
+}
+
+#[test]
+fn a_file_that_only_moved_is_followed_although_something_unreadable_took_its_place() {
+    let mut t = with_a();
+    fs::rename(t.path("user/a.yaml"), t.path("user/b.yaml")).unwrap();
+    symlink("nowhere", t.path("user/a.yaml")).unwrap();
+    t.settle();
+    assert_eq!((t.record("a").file.clone(), t.record("a").problem.clone()), (t.path("user/b.yaml"), None));
+}
+
+#[test]
+fn many_new_manifests_are_records_on_the_disk_in_namespaces_of_their_own() {
+    let mut t = Fixture::new();
+    let text = |n: usize| manifest("x", "one").replace("{name: x}", &format!("{{name: n{n}, namespace: s{}}}", n % 3));
+    let all: Vec<String> = (0..150).map(text).collect();
+    t.write("user/all.yaml", &all.join("---\n"));
+    assert_eq!(t.settle().len(), 150);
+    let before: Vec<Record> = t.desired.iter().cloned().collect();
+    t.restart();
+    assert_eq!(t.desired.iter().cloned().collect::<Vec<_>>(), before);
+    assert!(t.settle().is_empty());
+    t.write("user/all.yaml", &all.join("---\n").replace("one", "two"));
+    assert_eq!(t.settle().len(), 150);
+    assert!(t.desired.iter().all(|record| record.generation == 2));
+}
+
+#[test]
+fn records_and_readings_are_one_in_memory_also_after_a_restart() {
+    let mut t = with_a();
+    t.restart();
+    t.look();
+    t.now += QUIET_UNANNOUNCED;
+    let snapshot = t.sources[0].scan(t.now);
+    let crate::source::Entry::Valid { workspace, .. } = snapshot.listing.entries[&key("a")].clone() else { panic!() };
+    assert!(t.desired.apply(snapshot, Timestamp::UNIX_EPOCH).changed.is_empty());
+    assert!(Arc::ptr_eq(&workspace, &t.record("a").workspace));
 }
 
 #[test]

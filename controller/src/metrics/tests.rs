@@ -20,7 +20,7 @@ fn record(name: &str) -> Record {
         uid: format!("uid-of-{name}"),
         generation: 1,
         spec_hash: "1".to_owned(),
-        workspace: Workspace::new(name, spec),
+        workspace: Workspace::new(name, spec).into(),
         file: "web.yaml".into(),
         created_at: Timestamp::UNIX_EPOCH,
         deleted_at: None,

@@ -42,7 +42,7 @@ impl Life {
                 uid: "0190-web".to_owned(),
                 generation: 1,
                 spec_hash: "1".to_owned(),
-                workspace: Workspace::new("web", spec),
+                workspace: Workspace::new("web", spec).into(),
                 file: "web.yaml".into(),
                 created_at: Timestamp::UNIX_EPOCH,
                 deleted_at: None,
@@ -294,11 +294,11 @@ fn a_changed_machine_of_a_finished_workspace_runs_again_and_a_changed_policy_doe
     life.end(Some(Exit::code(0)));
     life.settle(0);
     life.record.generation = 2;
-    life.record.workspace.spec.lifecycle.termination_grace_period_seconds = 5;
+    life.record.workspace_mut().spec.lifecycle.termination_grace_period_seconds = 5;
     life.settle(2);
     assert_eq!(life.boots, 1, "the grace period is not part of the machine");
     life.record.generation = 3;
-    life.record.workspace.spec.args = vec!["again".to_owned()];
+    life.record.workspace_mut().spec.args = vec!["again".to_owned()];
     life.settle(0);
     assert_eq!(life.boots, 2);
 }
@@ -355,7 +355,7 @@ fn a_running_machine_of_an_older_spec_goes_on_and_says_that_it_must_be_restarted
     let mut life = Life::new(RunPolicy::Always);
     life.settle(0);
     life.record.generation = 2;
-    life.record.workspace.spec.args = vec!["new".to_owned()];
+    life.record.workspace_mut().spec.args = vec!["new".to_owned()];
     life.settle(3);
     assert_eq!(life.boots, 1);
     assert!(
@@ -373,13 +373,13 @@ fn halted_ends_the_machine_keeps_the_disks_and_is_ready() {
     let mut life = Life::new(RunPolicy::Always);
     life.settle(0);
     life.record.generation = 2;
-    life.record.workspace.spec.run_policy = RunPolicy::Halted;
+    life.record.workspace_mut().spec.run_policy = RunPolicy::Halted;
     life.settle(3);
     assert_eq!(life.done.last(), Some(&"halt"));
     assert!(life.is(ConditionType::Ready) && life.observed.disks.complete);
     assert_eq!(life.status.phase, Some(Phase::Halted));
     life.record.generation = 3;
-    life.record.workspace.spec.run_policy = RunPolicy::Always;
+    life.record.workspace_mut().spec.run_policy = RunPolicy::Always;
     life.settle(0);
     assert_eq!(life.boots, 2);
     assert_eq!(life.status.restarts, None, "a halt that was asked for is no restart");
@@ -389,7 +389,7 @@ fn halted_ends_the_machine_keeps_the_disks_and_is_ready() {
 fn a_machine_that_does_not_end_within_its_grace_is_killed() {
     let mut life = Life::new(RunPolicy::Always);
     life.settle(0);
-    life.record.workspace.spec.run_policy = RunPolicy::Halted;
+    life.record.workspace_mut().spec.run_policy = RunPolicy::Halted;
     let asked = life.look();
     assert!(matches!(asked.next, Some(Action::HaltMachine { grace_seconds: 30 })));
     life.record.memory = asked.memory;
@@ -444,7 +444,7 @@ fn what_only_a_person_can_mend_stalls_and_a_changed_spec_is_tried_at_once() {
     assert!(life.is(ConditionType::Stalled) && !life.is(ConditionType::Reconciling) && !life.is(ConditionType::Ready));
     assert_eq!(life.reason(ConditionType::Ready), Reason::ImageNotFound);
     life.record.generation = 2;
-    life.record.workspace.spec.image = "registry.example/web:2".to_owned();
+    life.record.workspace_mut().spec.image = "registry.example/web:2".to_owned();
     life.observed.image = Work::Absent;
     assert_eq!(life.look().next, Some(Action::ResolveImage));
 }
@@ -537,7 +537,7 @@ impl Life {
     /// A workspace of this policy that runs, whose spec was changed so before.
     fn running(policy: RunPolicy, change: impl FnOnce(&mut WorkspaceSpec)) -> Self {
         let mut life = Self::new(policy);
-        change(&mut life.record.workspace.spec);
+        change(&mut life.record.workspace_mut().spec);
         life.settle(0);
         life
     }
@@ -545,11 +545,11 @@ impl Life {
     /// A new generation of the spec.
     fn edit(&mut self, change: impl FnOnce(&mut WorkspaceSpec)) {
         self.record.generation += 1;
-        change(&mut self.record.workspace.spec);
+        change(&mut self.record.workspace_mut().spec);
     }
 
     fn annotate(&mut self, value: &str) {
-        let all = self.record.workspace.metadata.annotations.get_or_insert_default();
+        let all = self.record.workspace_mut().metadata.annotations.get_or_insert_default();
         all.insert(RESTART_ANNOTATION.to_owned(), value.to_owned());
     }
 
@@ -678,7 +678,7 @@ fn the_machine_is_paused_resumed_and_cut_off_as_wanted() {
 #[test]
 fn a_machine_that_is_to_be_paused_boots_first() {
     let mut life = Life::new(RunPolicy::Always);
-    life.record.workspace.spec.power_state = PowerState::Paused;
+    life.record.workspace_mut().spec.power_state = PowerState::Paused;
     while !life.done.contains(&"start") {
         life.pass();
     }
@@ -781,7 +781,7 @@ fn a_new_value_of_the_annotation_is_one_restart() {
         assert_eq!(life.boots, boots, "{value}");
         assert!(life.is(ConditionType::Ready));
     }
-    life.record.workspace.metadata.annotations = None;
+    life.record.workspace_mut().metadata.annotations = None;
     life.settle(3);
     assert_eq!((life.boots, life.record.memory.restarts.count), (3, 0), "it was taken back, and asks for nothing");
 }
@@ -875,7 +875,7 @@ fn a_manifest_of_ours_is_withdrawn_when_the_workspace_has_expired() {
 fn a_workspace_expires_at_its_time_and_a_later_time_revives_it() {
     let mut life = Life::new(RunPolicy::Always);
     let at = life.now + SignedDuration::from_secs(100);
-    life.record.workspace.spec.lifecycle.expires_at = Some(microagent_crds::Time(at));
+    life.record.workspace_mut().spec.lifecycle.expires_at = Some(microagent_crds::Time(at));
     life.settle(0);
     assert!(life.is(ConditionType::Running));
     assert_eq!(life.look().wake, at);
@@ -891,7 +891,7 @@ fn a_workspace_expires_at_its_time_and_a_later_time_revives_it() {
 #[test]
 fn what_expired_before_it_began_is_never_started() {
     let mut life = Life::new(RunPolicy::Always);
-    life.record.workspace.spec.lifecycle.expires_at = Some(microagent_crds::Time(life.now));
+    life.record.workspace_mut().spec.lifecycle.expires_at = Some(microagent_crds::Time(life.now));
     life.settle(3);
     assert_eq!(life.done, Vec::<&str>::new());
     assert_eq!(life.reason(ConditionType::Ready), Reason::Expired);
@@ -933,7 +933,7 @@ fn an_idle_workspace_with_a_changed_machine_starts_again() {
 #[test]
 fn a_way_that_takes_longer_than_its_deadline_stalls_and_is_gone_on_with() {
     let mut life = Life::new(RunPolicy::Always);
-    life.record.workspace.spec.lifecycle.progress_deadline_seconds = Some(60);
+    life.record.workspace_mut().spec.lifecycle.progress_deadline_seconds = Some(60);
     life.observed.kernel = Work::Running { message: String::new() };
     life.settle(0);
     let began = life.now;
@@ -959,7 +959,7 @@ fn a_way_that_takes_longer_than_its_deadline_stalls_and_is_gone_on_with() {
 #[test]
 fn a_new_generation_has_its_own_deadline() {
     let mut life = Life::new(RunPolicy::Always);
-    life.record.workspace.spec.lifecycle.progress_deadline_seconds = Some(60);
+    life.record.workspace_mut().spec.lifecycle.progress_deadline_seconds = Some(60);
     life.observed.kernel = Work::Running { message: String::new() };
     life.settle(0);
     life.after(50);

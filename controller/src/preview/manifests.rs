@@ -33,10 +33,10 @@ pub(super) struct Declared {
 impl Manifests {
     /// Adds what a folder says. Of an incomplete snapshot nothing counts, so it must not be given.
     pub fn folder(&mut self, snapshot: &Snapshot) {
-        for (file, problem) in &snapshot.problems {
+        for (file, problem) in &snapshot.listing.problems {
             self.problem(file, problem.clone());
         }
-        for (key, entry) in &snapshot.entries {
+        for (key, entry) in &snapshot.listing.entries {
             let manifest = match entry {
                 Entry::Valid { workspace, .. } => Ok(workspace.clone()),
                 Entry::Invalid { problem, .. } => Err(problem.clone()),

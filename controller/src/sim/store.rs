@@ -58,7 +58,7 @@ impl Records {
             Some(record) => {
                 record.generation += i64::from(record.spec_hash != spec_hash);
                 record.spec_hash = spec_hash;
-                record.workspace = workspace;
+                record.workspace = workspace.into();
                 record.problem = None;
             }
             None => {
@@ -68,7 +68,7 @@ impl Records {
                     uid: format!("uid-{}", self.uids),
                     generation: 1,
                     spec_hash,
-                    workspace,
+                    workspace: workspace.into(),
                     file: PathBuf::from(format!("{}.yaml", key.name)),
                     created_at: now,
                     deleted_at: None,

@@ -1,7 +1,7 @@
 //! One watched folder.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, btree_map},
+    collections::{BTreeMap, HashMap, btree_map},
     ffi::{OsStr, OsString},
     io,
     path::{Path, PathBuf},
@@ -12,7 +12,7 @@ use std::{
 use microagent_crds::Reason;
 
 use super::{
-    Entry, Hint, Snapshot,
+    Entry, Hint, Listing, Snapshot,
     document::{Document, documents},
     duplicate,
     look::{Identity, OpenDir, dir_identity},
@@ -40,12 +40,22 @@ pub struct FolderSource {
     dir: PathBuf,
     unannounced: Duration,
     files: HashMap<OsString, FileState>,
+    /// What the files were found to be, as of the last look that listed them all.
+    listing: Arc<Listing>,
+    /// Whether some file is not as `listing` says.
+    changed: bool,
+    looks: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct FileState {
+    path: Arc<Path>,
+    /// The look that found the file last; 0 for one that was only hinted at.
+    seen: u64,
     /// The last reading, and the identity it was read at.
-    read: Option<(Identity, Arc<[Document]>)>,
+    read: Option<(Identity, Box<[Document]>)>,
+    /// What is wrong with the file itself, whatever is in it.
+    problem: Option<Problem>,
     /// A state that is not read yet.
     pending: Option<Pending>,
     /// Whether its writer is known to be done with it.
@@ -76,7 +86,14 @@ impl FolderSource {
     /// A folder that people and programs write into as they like.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), unannounced: QUIET_UNANNOUNCED, files: HashMap::new() }
+        Self {
+            dir: dir.into(),
+            unannounced: QUIET_UNANNOUNCED,
+            files: HashMap::new(),
+            listing: Arc::default(),
+            changed: false,
+            looks: 0,
+        }
     }
 
     /// The folder that microagent itself writes, always by renaming whole files into place: nobody need say that they
@@ -102,7 +119,8 @@ impl FolderSource {
             }
         }
         for name in hint.finished.iter().filter_map(|path| own(path)) {
-            self.files.entry(name).or_default().finished = true;
+            let path = || FileState::new(self.dir.join(&name));
+            self.files.entry(name.clone()).or_insert_with(path).finished = true;
         }
     }
 
@@ -115,10 +133,9 @@ impl FolderSource {
             identity: None,
             reason: None,
             missing: false,
-            entries: BTreeMap::new(),
-            problems: BTreeMap::new(),
-            files: BTreeSet::new(),
+            listing: Arc::default(),
             settled: true,
+            changing: BTreeMap::new(),
             retry_in: None,
         };
         match self.list(now, &mut snapshot) {
@@ -134,35 +151,26 @@ impl FolderSource {
             self.refused(&e)
         })?;
         snapshot.identity = Some(dir.identity);
-        let names = dir.manifest_names(MAX_FILES).map_err(|e| self.refused(&e))?;
-        let mut known = std::mem::take(&mut self.files);
-        for name in names {
-            let mut state = known.remove(&name).unwrap_or_default();
-            let look = state.look(&dir, &self.dir, &name, now, self.unannounced);
-            let path = self.dir.join(&name);
-            let problem = match look {
-                Look::Gone => continue,
-                Look::Settled => None,
-                Look::Again(after) => {
-                    snapshot.settled = false;
-                    snapshot.look_again(after);
-                    None
-                }
-                Look::Problem(problem) => Some(problem),
-                Look::Restless(problem) => {
-                    snapshot.look_again(QUIET_UNANNOUNCED);
-                    Some(problem)
-                }
-            };
-            if let Some(problem) = problem {
-                snapshot.problem(&path, &problem);
+        self.looks += 1;
+        let Self { dir: path, unannounced, files, changed, looks, .. } = self;
+        let listed = dir.each_manifest(MAX_FILES, |name| {
+            // Only a new name needs a text of its own.
+            if !files.contains_key(name) {
+                files.insert(name.to_owned(), FileState::new(path.join(name)));
             }
-            for document in state.read.iter().flat_map(|(_, documents)| documents.iter()) {
-                snapshot.take(document, &path);
+            if let Some(state) = files.get_mut(name) {
+                *changed |= state.found(&dir, name, now, *unannounced, *looks, snapshot);
             }
-            snapshot.files.insert(path);
-            self.files.insert(name, state);
+        });
+        listed.map_err(|e| self.refused(&e))?;
+        self.files.retain(|_, state| {
+            self.changed |= state.seen != self.looks && state.seen != 0;
+            state.seen == self.looks
+        });
+        if std::mem::take(&mut self.changed) {
+            self.listing = Arc::new(Listing::of(&self.files));
         }
+        snapshot.listing = self.listing.clone();
         match dir_identity(&self.dir) {
             Ok(identity) if identity == dir.identity => Ok(()),
             Ok(_) => {
@@ -195,7 +203,47 @@ impl FolderSource {
 }
 
 impl FileState {
-    fn look(&mut self, dir: &OpenDir, path: &Path, name: &OsStr, now: Instant, unannounced: Duration) -> Look {
+    fn new(path: PathBuf) -> Self {
+        Self { path: path.into(), seen: 0, read: None, problem: None, pending: None, finished: false }
+    }
+
+    /// Looks at the file that the folder lists; gives whether what it declares is not what it was.
+    fn found(
+        &mut self,
+        dir: &OpenDir,
+        name: &OsStr,
+        now: Instant,
+        unannounced: Duration,
+        look: u64,
+        snapshot: &mut Snapshot,
+    ) -> bool {
+        let reading = |state: &Self| state.read.as_ref().map(|(identity, _)| *identity);
+        let before = reading(self);
+        let problem = match self.look(dir, name, now, unannounced) {
+            // Gone since it was listed: as if it had not been.
+            Look::Gone => return false,
+            Look::Settled => None,
+            Look::Again(after) => {
+                snapshot.settled = false;
+                snapshot.look_again(after);
+                None
+            }
+            Look::Problem(problem) => Some(problem),
+            Look::Restless(problem) => {
+                snapshot.look_again(QUIET_UNANNOUNCED);
+                Some(problem)
+            }
+        };
+        if let Some(pending) = &self.pending {
+            snapshot.changing.insert(self.path.clone(), pending.changing_since);
+        }
+        let new = std::mem::replace(&mut self.seen, look) == 0;
+        let changed = new || reading(self) != before || self.problem != problem;
+        self.problem = problem;
+        changed
+    }
+
+    fn look(&mut self, dir: &OpenDir, name: &OsStr, now: Instant, unannounced: Duration) -> Look {
         let identity = match dir.look(name) {
             Ok(Some(identity)) => identity,
             Ok(None) => return Look::Gone,
@@ -221,9 +269,9 @@ impl FileState {
         }
         match dir.read(name, identity) {
             Ok(Some(bytes)) => {
-                let file = path.join(name);
-                *self =
-                    Self { read: Some((identity, documents(&bytes, &file).into())), pending: None, finished: false };
+                self.read = Some((identity, documents(&bytes, &self.path).into()));
+                self.pending = None;
+                self.finished = false;
                 Look::Settled
             }
             Ok(None) => pending.again(now, quiet),
@@ -260,6 +308,25 @@ impl Snapshot {
     fn look_again(&mut self, after: Duration) {
         self.retry_in = Some(self.retry_in.map_or(after, |earlier| earlier.min(after)));
     }
+}
+
+impl Listing {
+    /// What the files declare, each by its last reading.
+    fn of(files: &HashMap<OsString, FileState>) -> Self {
+        let mut sorted: Vec<&FileState> = files.values().collect();
+        sorted.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        let mut listing = Self::default();
+        for state in sorted {
+            if let Some(problem) = &state.problem {
+                listing.problem(&state.path, problem);
+            }
+            for document in state.read.iter().flat_map(|(_, documents)| documents.iter()) {
+                listing.take(document, &state.path);
+            }
+            listing.files.insert(state.path.clone());
+        }
+        listing
+    }
 
     /// Several problems of a file are told together.
     fn problem(&mut self, file: &Path, problem: &Problem) {
@@ -274,15 +341,15 @@ impl Snapshot {
         }
     }
 
-    fn take(&mut self, document: &Document, file: &Path) {
+    fn take(&mut self, document: &Document, file: &Arc<Path>) {
         let (key, entry) = match document {
             Document::Invalid { key: None, problem } => return self.problem(file, problem),
             Document::Invalid { key: Some(key), problem } => {
-                (key, Entry::Invalid { problem: problem.clone(), files: vec![file.to_owned()] })
+                (key, Entry::Invalid { problem: problem.clone(), files: vec![file.clone()] })
             }
             Document::Valid { key, workspace, spec_hash } => {
                 let (workspace, spec_hash) = (workspace.clone(), spec_hash.clone());
-                (key, Entry::Valid { workspace, spec_hash, file: file.to_owned() })
+                (key, Entry::Valid { workspace, spec_hash, file: file.clone() })
             }
         };
         match self.entries.entry(key.clone()) {
@@ -297,9 +364,9 @@ impl Snapshot {
     }
 }
 
-fn merged(entry: &Entry, file: &Path) -> Vec<PathBuf> {
+fn merged(entry: &Entry, file: &Arc<Path>) -> Vec<Arc<Path>> {
     let mut files = entry.files().to_vec();
-    files.push(file.to_owned());
+    files.push(file.clone());
     files
 }
 

@@ -2,7 +2,7 @@
 //! folder swapped meanwhile mixes nothing up; nothing but regular files is opened for reading; reading is bounded.
 
 use std::{
-    ffi::{CStr, OsStr, OsString},
+    ffi::{CStr, OsStr},
     fs::File,
     io::{self, Read},
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
@@ -69,24 +69,21 @@ impl OpenDir {
         Ok(Self { file, identity })
     }
 
-    /// The names of manifests, sorted; at most `max`.
+    /// Gives the names of manifests, in no order; at most `max`.
     ///
     /// # Errors
     /// Those of the system; more than `max` names are [`io::ErrorKind::QuotaExceeded`].
-    pub(super) fn manifest_names(&self, max: usize) -> io::Result<Vec<OsString>> {
-        let mut names = Vec::new();
+    pub(super) fn each_manifest(&self, max: usize, mut take: impl FnMut(&OsStr)) -> io::Result<()> {
+        let mut left = max;
         for entry in Dir::read_from(&self.file)? {
             let entry = entry?;
             let name = os_str(entry.file_name());
             if is_manifest_name(name) {
-                if names.len() == max {
-                    return Err(io::ErrorKind::QuotaExceeded.into());
-                }
-                names.push(name.to_owned());
+                left = left.checked_sub(1).ok_or(io::ErrorKind::QuotaExceeded)?;
+                take(name);
             }
         }
-        names.sort();
-        Ok(names)
+        Ok(())
     }
 
     /// The identity of a file; `None` when it is gone.

@@ -10,7 +10,7 @@ mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -40,17 +40,26 @@ pub struct Snapshot {
     pub reason: Option<Problem>,
     /// Whether there is nothing at the folder's path.
     pub missing: bool,
+    /// What is in the folder: the same one as of the look before when nothing changed.
+    pub listing: Arc<Listing>,
+    /// Whether every file is as it was read. Where not, its last reading counts until two looks agree, and what is
+    /// absent proves nothing.
+    pub settled: bool,
+    /// The files that are not as they were read, each since when.
+    pub changing: BTreeMap<Arc<Path>, Instant>,
+    /// When to look again even though nothing hints at it.
+    pub retry_in: Option<Duration>,
+}
+
+/// What is in a folder.
+#[derive(Debug, Default)]
+pub struct Listing {
     /// What the documents declare, by name.
     pub entries: BTreeMap<Key, Entry>,
     /// The files with documents from which not even a name could be had, each with why.
     pub problems: BTreeMap<PathBuf, Problem>,
     /// All manifest files that are there, whatever is in them.
-    pub files: BTreeSet<PathBuf>,
-    /// Whether every file is as it was read. Where not, its last reading counts until two looks agree, and what is
-    /// absent proves nothing.
-    pub settled: bool,
-    /// When to look again even though nothing hints at it.
-    pub retry_in: Option<Duration>,
+    pub files: BTreeSet<Arc<Path>>,
 }
 
 /// What a folder says of one workspace.
@@ -63,24 +72,35 @@ pub enum Entry {
         /// The hash of its canonical spec, made once when the file is read.
         spec_hash: Arc<str>,
         /// The file that declares it.
-        file: PathBuf,
+        file: Arc<Path>,
     },
     /// A document that is wrong, or more than one document.
     Invalid {
         /// Why.
         problem: Problem,
         /// All files that declare it.
-        files: Vec<PathBuf>,
+        files: Vec<Arc<Path>>,
     },
 }
 
 impl Entry {
     /// The files that declare the workspace.
     #[must_use]
-    pub fn files(&self) -> &[PathBuf] {
+    pub fn files(&self) -> &[Arc<Path>] {
         match self {
             Self::Valid { file, .. } => std::slice::from_ref(file),
             Self::Invalid { files, .. } => files,
+        }
+    }
+
+    /// Whether both are of the same readings of the same files.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Valid { workspace: a, file: x, .. }, Self::Valid { workspace: b, file: y, .. }) => {
+                Arc::ptr_eq(a, b) && x == y
+            }
+            (Self::Invalid { problem: a, files: x }, Self::Invalid { problem: b, files: y }) => a == b && x == y,
+            _ => false,
         }
     }
 }
@@ -99,7 +119,7 @@ pub struct DirId {
 }
 
 /// Why one name that is declared more than once is not taken, with what to do.
-pub(crate) fn duplicate(key: &Key, files: &[PathBuf]) -> Problem {
+pub(crate) fn duplicate(key: &Key, files: &[Arc<Path>]) -> Problem {
     let mut places: Vec<String> = Vec::new();
     for (at, file) in files.iter().enumerate() {
         if files[..at].contains(file) {

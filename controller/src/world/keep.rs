@@ -92,7 +92,7 @@ mod tests {
             uid: "u".to_owned(),
             generation: 1,
             spec_hash: String::new(),
-            workspace: Workspace::new("a", WorkspaceSpec::new("image")),
+            workspace: Workspace::new("a", WorkspaceSpec::new("image")).into(),
             file: "a.yaml".into(),
             created_at: Timestamp::UNIX_EPOCH,
             deleted_at: None,

@@ -1,6 +1,6 @@
 //! The rules of one folder, on real files and a clock of the test's own.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{collections::BTreeSet, fs, os::unix::fs::symlink};
 
 use super::*;
 use crate::Key;
@@ -60,14 +60,14 @@ impl Fixture {
 }
 
 fn image(snapshot: &Snapshot, name: &str) -> Option<String> {
-    match snapshot.entries.get(&key(name)) {
+    match snapshot.listing.entries.get(&key(name)) {
         Some(Entry::Valid { workspace, .. }) => Some(workspace.spec.image.clone()),
         _ => None,
     }
 }
 
 fn problem<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Problem {
-    match snapshot.entries.get(&key(name)) {
+    match snapshot.listing.entries.get(&key(name)) {
         Some(Entry::Invalid { problem, .. }) => problem,
         other => panic!("{other:?}"),
     }
@@ -78,7 +78,7 @@ fn a_file_counts_when_two_looks_agree() {
     let mut t = Fixture::new();
     t.write("a.yaml", &manifest("a", "one"));
     let first = t.look();
-    assert!(first.complete && !first.settled && first.entries.is_empty());
+    assert!(first.complete && !first.settled && first.listing.entries.is_empty());
     assert_eq!(first.retry_in, Some(QUIET_UNANNOUNCED));
     let second = t.after(QUIET_UNANNOUNCED);
     assert!(second.settled && second.retry_in.is_none());
@@ -108,7 +108,7 @@ fn a_file_that_is_written_again_is_not_finished_any_more() {
     let writing = BTreeSet::from([t.path("a.yaml")]);
     t.source.hint(&Hint { writing, ..Hint::default() });
     let snapshot = t.after(QUIET);
-    assert!(!snapshot.settled && snapshot.entries.is_empty());
+    assert!(!snapshot.settled && snapshot.listing.entries.is_empty());
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_file_that_never_rests_is_its_own_problem_and_its_last_reading_counts() {
     }
     assert!(last.settled, "one file must not keep the whole folder unsettled");
     assert!(last.retry_in.is_some());
-    assert!(last.problems[&t.path("a.yaml")].message.contains("changing"));
+    assert!(last.listing.problems[&t.path("a.yaml")].message.contains("changing"));
     assert_eq!(image(&last, "a").as_deref(), Some("one"));
 }
 
@@ -158,7 +158,7 @@ fn a_file_that_did_not_change_is_not_parsed_again() {
     let mut t = Fixture::new();
     t.write("a.yaml", &manifest("a", "one"));
     let (first, second) = (t.settle(), t.after(Duration::from_secs(15)));
-    match (&first.entries[&key("a")], &second.entries[&key("a")]) {
+    match (&first.listing.entries[&key("a")], &second.listing.entries[&key("a")]) {
         (Entry::Valid { workspace: a, .. }, Entry::Valid { workspace: b, .. }) => assert!(Arc::ptr_eq(a, b)),
         other => panic!("{other:?}"),
     }
@@ -184,15 +184,18 @@ fn a_vim_save_shows_the_old_manifest_or_the_new_and_nothing_of_the_editors() {
     fs::remove_file(t.path("4913")).unwrap();
     fs::rename(t.path("a.yaml"), t.path("a.yaml~")).unwrap();
     let between = t.look();
-    assert!(between.complete && between.entries.is_empty(), "the name is really absent: one look proves nothing");
+    assert!(
+        between.complete && between.listing.entries.is_empty(),
+        "the name is really absent: one look proves nothing"
+    );
     t.write("a.yaml", &manifest("a", "two"));
     t.write(".a.yaml.swp", &manifest("a", "swap"));
     t.write("#a.yaml#", &manifest("a", "emacs"));
     symlink("user@host.1", t.path(".#a.yaml")).unwrap();
     let after = t.settle();
     assert_eq!(image(&after, "a").as_deref(), Some("two"));
-    assert_eq!(after.files, BTreeSet::from([t.path("a.yaml")]));
-    assert!(after.problems.is_empty());
+    assert_eq!(after.listing.files, BTreeSet::from([t.path("a.yaml").into()]));
+    assert!(after.listing.problems.is_empty());
 }
 
 #[test]
@@ -253,7 +256,7 @@ fn several_documents_of_a_file_are_several_workspaces_and_one_bad_one_spoils_no_
     let snapshot = t.settle();
     assert!(image(&snapshot, "a").is_some() && image(&snapshot, "b").is_some());
     assert!(problem(&snapshot, "c").message.contains("all.yaml:"), "{}", problem(&snapshot, "c").message);
-    assert!(snapshot.problems.is_empty());
+    assert!(snapshot.listing.problems.is_empty());
 }
 
 #[test]
@@ -273,9 +276,9 @@ fn a_document_of_another_kind_or_no_yaml_is_a_problem_of_the_file() {
     fs::write(t.path("latin1.yaml"), b"# caf\xe9\n").unwrap();
     t.write("a.yaml", &manifest("a", "one"));
     let snapshot = t.settle();
-    let files: Vec<_> = snapshot.problems.keys().cloned().collect();
+    let files: Vec<_> = snapshot.listing.problems.keys().cloned().collect();
     assert_eq!(files, [t.path("bad.yaml"), t.path("latin1.yaml"), t.path("pod.yaml")]);
-    assert!(snapshot.problems[&t.path("latin1.yaml")].message.contains("UTF-8"));
+    assert!(snapshot.listing.problems[&t.path("latin1.yaml")].message.contains("UTF-8"));
     assert!(image(&snapshot, "a").is_some());
 }
 
@@ -283,7 +286,7 @@ fn a_document_of_another_kind_or_no_yaml_is_a_problem_of_the_file() {
 fn a_file_without_documents_is_a_problem_and_not_an_order_to_delete() {
     let mut t = Fixture::new();
     t.write("a.yaml", "# nothing\n");
-    assert!(t.settle().problems[&t.path("a.yaml")].message.contains("declares no workspace"));
+    assert!(t.settle().listing.problems[&t.path("a.yaml")].message.contains("declares no workspace"));
 }
 
 #[test]
@@ -295,7 +298,7 @@ fn a_name_in_two_files_is_wrong_in_both_until_one_goes() {
     let told = problem(&snapshot, "a");
     assert_eq!(told.code, "NameConflict");
     assert!(told.message.contains("a.yaml") && told.message.contains("b.yaml"), "{}", told.message);
-    assert_eq!(snapshot.entries[&key("a")].files(), [t.path("a.yaml"), t.path("b.yaml")]);
+    assert_eq!(snapshot.listing.entries[&key("a")].files(), [t.path("a.yaml").into(), t.path("b.yaml").into()]);
     fs::remove_file(t.path("a.yaml")).unwrap();
     assert_eq!(image(&t.look(), "a").as_deref(), Some("two"));
 }
@@ -318,7 +321,7 @@ fn pipes_directories_and_link_loops_are_problems_and_never_block() {
     symlink("/dev/zero", t.path("zero.yaml")).unwrap();
     t.write("a.yaml", &manifest("a", "one"));
     let snapshot = t.settle();
-    let told: Vec<_> = snapshot.problems.values().map(|problem| problem.message.as_str()).collect();
+    let told: Vec<_> = snapshot.listing.problems.values().map(|problem| problem.message.as_str()).collect();
     assert_eq!(told.len(), 5, "{told:#?}");
     for (name, why) in [
         ("fifo.yaml", "named pipe"),
@@ -328,9 +331,9 @@ fn pipes_directories_and_link_loops_are_problems_and_never_block() {
         ("zero.yaml", "a device"),
     ] {
         assert!(
-            snapshot.problems[&t.path(name)].message.contains(why),
+            snapshot.listing.problems[&t.path(name)].message.contains(why),
             "{name}: {:?}",
-            snapshot.problems[&t.path(name)]
+            snapshot.listing.problems[&t.path(name)]
         );
     }
     assert!(image(&snapshot, "a").is_some());
@@ -346,8 +349,8 @@ fn a_file_over_one_mebibyte_is_not_read() {
     assert!(image(&t.settle(), "a").is_some(), "exactly the bound is read");
     t.write("a.yaml", &format!("{text}{}", "x".repeat(padding + 1)));
     let snapshot = t.settle();
-    assert!(snapshot.entries.is_empty());
-    assert!(snapshot.problems[&t.path("a.yaml")].message.contains("1048577 bytes"));
+    assert!(snapshot.listing.entries.is_empty());
+    assert!(snapshot.listing.problems[&t.path("a.yaml")].message.contains("1048577 bytes"));
 }
 
 #[test]
@@ -360,7 +363,7 @@ fn a_file_that_may_not_be_read_is_a_problem_until_it_may() {
     let mut t = Fixture::new();
     t.write("a.yaml", &manifest("a", "one"));
     fs::set_permissions(t.path("a.yaml"), fs::Permissions::from_mode(0o000)).unwrap();
-    assert!(t.settle().problems[&t.path("a.yaml")].message.contains("Permission denied"));
+    assert!(t.settle().listing.problems[&t.path("a.yaml")].message.contains("Permission denied"));
     fs::set_permissions(t.path("a.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
     assert!(image(&t.settle(), "a").is_some());
 }
@@ -372,5 +375,5 @@ fn namespaces_keep_names_apart() {
     t.write("a.yaml", &format!("{}---\n{other}", manifest("a", "one")));
     let snapshot = t.settle();
     assert_eq!(image(&snapshot, "a").as_deref(), Some("one"));
-    assert!(matches!(snapshot.entries[&Key::new("team", "a")], Entry::Valid { .. }));
+    assert!(matches!(snapshot.listing.entries[&Key::new("team", "a")], Entry::Valid { .. }));
 }
