@@ -2,12 +2,14 @@
 
 mod backend;
 mod disks;
+mod facts;
 mod fault;
 mod guest;
 mod guest_init;
 mod host;
 mod jobs;
 mod kernel;
+mod sight;
 mod watch;
 
 use std::future::Future;
