@@ -12,7 +12,10 @@ use microagent_base::durable;
 use microagent_crds::Backend;
 use microagent_supervisor_protocol::{CallError, Capabilities, Supervisor};
 
-use super::fault::{host_error, host_fault};
+use super::{
+    disks,
+    fault::{host_error, host_fault},
+};
 use crate::memory::Fault;
 
 /// How long a supervisor may take to say what it can do. It probes the hypervisor for that.
@@ -131,6 +134,7 @@ pub(super) fn remember(dir: &Path, name: &str) -> Result<(), Fault> {
     if fs::read_to_string(&path).is_ok_and(|known| known.trim() == name) {
         return Ok(());
     }
+    disks::sweep(dir);
     durable::private_dir(dir)
         .and_then(|()| durable::write(&path, format!("{name}\n").as_bytes()))
         .map_err(|e| host_fault(&e))

@@ -2,8 +2,28 @@
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
+mod killed;
+mod liars;
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use microagent_tests::host::Host;
 use serde_json::json;
+
+/// For everything that must happen; long, as the machines that run tests are busy.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Waits until something is so.
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it never comes to that: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
 
 #[test]
 fn a_machine_of_the_fake_supervisor_lives_and_goes_as_a_real_one() {
