@@ -92,7 +92,7 @@ fn is_settled(object: &Value, spec: &Value) -> bool {
         && match (policy, stays) {
             ("Halted", _) => is("Ready") && status["phase"] == "Halted",
             // One whose spec was changed under its machine runs on in the old one, and says so.
-            (_, true) => is("Running") || status["phase"] == "Failed" || status["phase"] == "Succeeded",
+            (_, true) => is("Running"),
             ("Once", false) => {
                 matches!(status["phase"].as_str(), Some("Failed" | "Succeeded")) || is("RestartRequired")
             }
@@ -188,23 +188,28 @@ fn boots(host: &Host, name: &str) -> usize {
 
 /// Every machine that was ever started is either the one of its workspace or gone.
 fn assert_one_machine_each(host: &Host, wanted: &BTreeMap<String, Value>) {
-    let live: BTreeMap<String, String> = wanted
-        .keys()
-        .map(|name| (host.object(name)["metadata"]["uid"].as_str().unwrap_or("").to_owned(), name.clone()))
-        .collect();
-    let uids: BTreeSet<String> = host.fake().boots().into_iter().map(|boot| boot.uid).collect();
-    for uid in uids {
+    let uid = |name: &String| host.object(name)["metadata"]["uid"].as_str().unwrap_or("").to_owned();
+    let live: BTreeMap<String, &String> = wanted.keys().map(|name| (uid(name), name)).collect();
+    assert_eq!(live.len(), wanted.len(), "each has a UID of its own");
+    let booted: BTreeSet<String> = host.fake().boots().into_iter().map(|boot| boot.uid).collect();
+    for uid in booted {
         let machines = host.processes(&uid);
-        match live.get(&uid) {
-            Some(name) => assert!(machines.len() <= 1, "{name} has {machines:?}"),
-            None => assert_eq!(machines, Vec::<String>::new(), "a workspace that is gone has a machine"),
+        let Some(name) = live.get(&uid) else {
+            assert_eq!(machines, Vec::<String>::new(), "a workspace that is gone has a machine");
+            continue;
+        };
+        let spec = &wanted[*name];
+        if spec["runPolicy"] == "Halted" {
+            assert_eq!(machines, Vec::<String>::new(), "{name} is halted");
+        } else if spec["command"].is_null() || spec["command"][0] == "stay" {
+            assert_eq!(machines.len(), 1, "{name} runs once: {machines:?}");
+        } else {
+            assert!(machines.len() <= 1, "{name} runs at most once: {machines:?}");
         }
     }
     let directories: BTreeSet<String> = host.machines().into_iter().collect();
     let strange: Vec<_> = directories.iter().filter(|uid| !live.contains_key(*uid)).collect();
     assert!(strange.is_empty(), "directories of nobody: {strange:?}");
-    let always = &host.object("u-always")["metadata"]["uid"];
-    assert_eq!(host.processes(always.as_str().expect("a uid")).len(), 1);
 }
 
 fn assert_no_boot_twice(host: &Host) {
