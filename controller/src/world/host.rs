@@ -245,6 +245,10 @@ impl Host {
                 retryable: false,
             }),
             Ok((backend, seen)) => {
+                if let Some(message) = self.sights.contradiction(&record.uid, &seen) {
+                    let code = "SupervisorFailed".to_owned();
+                    return MachineSight::Unknown(Fault { code, message, retryable: true });
+                }
                 let timings = self.timings.lock().unwrap_or_else(PoisonError::into_inner);
                 let timings = timings.get(&record.uid).cloned().unwrap_or_default();
                 MachineSight::Seen { backend, machine: Box::new(seen), timings }
@@ -335,6 +339,7 @@ impl Host {
         let prepared = began.elapsed();
         tracing::info!(workspace = %record.key, boot = %boot.id, backend = chosen.name, "starting the machine");
         chosen.supervisor.start(request, self.deadlines.start).map_err(|e| backend::fault(&e))?;
+        self.sights.started(&record.uid, &boot.id);
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let stages = [("prepare".to_owned(), ms(prepared)), ("start".to_owned(), ms(began.elapsed() - prepared))];
         self.timings.lock().unwrap_or_else(PoisonError::into_inner).insert(record.uid.clone(), BTreeMap::from(stages));

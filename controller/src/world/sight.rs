@@ -47,6 +47,8 @@ pub(super) struct Place {
 #[derive(Default)]
 pub(super) struct Sights {
     known: Mutex<HashMap<Box<str>, Sight>>,
+    /// The boots that a supervisor said it started, until the first look at each.
+    started: Mutex<HashMap<Box<str>, Box<str>>>,
 }
 
 struct Sight {
@@ -123,6 +125,23 @@ impl Sights {
     /// The machine is acted on, or gone.
     pub(super) fn forget(&self, uid: &str) {
         self.lock().remove(uid);
+    }
+
+    /// The supervisor said that it started this boot.
+    pub(super) fn started(&self, uid: &str, boot_id: &str) {
+        self.started.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.into(), boot_id.into());
+    }
+
+    /// How the first answer after a start contradicts what was said then. Asked once a start: should the supervisor stay with it,
+    /// it is believed, and the machine started anew, but not without a pause.
+    pub(super) fn contradiction(&self, uid: &str, machine: &Machine) -> Option<String> {
+        let boot_id = self.started.lock().unwrap_or_else(PoisonError::into_inner).remove(uid)?;
+        let seen = match &machine.identity {
+            Some(identity) if *identity.boot_id == *boot_id => return None,
+            Some(identity) => format!("that it is boot {}", identity.boot_id),
+            None => "that there is no machine".to_owned(),
+        };
+        Some(format!("the supervisor said that it started boot {boot_id}, and now says {seen}; replace the supervisor"))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Sight>> {
@@ -282,5 +301,26 @@ mod tests {
         assert!(!knows(&sights, &place));
         keep();
         assert!(!knows(&Sights::default(), &place), "a controller that starts knows nothing");
+    }
+
+    #[test]
+    fn a_start_that_the_next_look_knows_nothing_of_is_told_once() {
+        let sights = Sights::default();
+        let boot = |id: &str| microagent_supervisor_protocol::Identity {
+            uid: "u-1".to_owned(),
+            name: "default/w".to_owned(),
+            generation: 1,
+            boot_id: id.to_owned(),
+        };
+        let seen = |id: Option<&str>| Machine { identity: id.map(boot), ..running(None) };
+        assert_eq!(sights.contradiction("u-1", &seen(None)), None, "nothing was started");
+        for (id, says) in [(None, "no machine"), (Some("b-2"), "b-2")] {
+            sights.started("u-1", "b-1");
+            let told = sights.contradiction("u-1", &seen(id)).unwrap();
+            assert!(told.contains("b-1") && told.contains(says), "{told}");
+            assert_eq!(sights.contradiction("u-1", &seen(id)), None, "it is told once");
+        }
+        sights.started("u-1", "b-1");
+        assert_eq!(sights.contradiction("u-1", &seen(Some("b-1"))), None);
     }
 }

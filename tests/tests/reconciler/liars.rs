@@ -151,12 +151,8 @@ fn a_machine_that_was_never_made_is_made_once_the_truth_is_told() {
     let scene = Scene::new();
     scene.lie(Verb::Start, Lie::NoMachine);
     scene.drop_liar();
-    until("it is asked for again", || {
-        let object = fs::read_to_string(scene.host.state().join("status/default/liar.json")).unwrap_or_default();
-        let object: Value = serde_json::from_str(&object).unwrap_or_default();
-        let uid = object["metadata"]["uid"].as_str().unwrap_or("none").to_owned();
-        scene.host.fake().calls(Verb::Start, &uid).len() > 1
-    });
+    let words = ["said that it started", "there is no machine"];
+    let _ = scene.host.told("liar", "MachineStarted=Unknown", "SupervisorFailed", &words);
     assert_eq!(scene.boots_of_liar(), Vec::<String>::new());
     assert_ne!(scene.host.conditions("liar")["Ready"].0, "True");
     scene.truth(1);
@@ -188,7 +184,8 @@ fn the_end_of_a_boot_that_never_was_starts_no_second_machine() {
     scene.host.wait("liar", "Ready");
     scene.lie(Verb::Inspect, Lie::OtherBoot);
     scene.nudge();
-    scene.host.wait("liar", "Ready=False");
+    let words = ["said that it started", "00000000-0000-4000-8000-000000000000"];
+    let _ = scene.host.told("liar", "MachineStarted=Unknown", "SupervisorFailed", &words);
     scene.truth(1);
 }
 
