@@ -18,7 +18,7 @@ test: ## everything that CI checks
 lint: ## formatting, clippy, documentation
 	scripts/lint
 
-bench: ## the figures of the main job
+bench: ## the figures of the main job and of ten thousand workspaces
 	scripts/bench
 
 generate: ## write the generated files anew

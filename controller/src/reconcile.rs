@@ -17,7 +17,7 @@ use crate::{
     journal::{self, EventType, Tell},
     memory::{Fault, Memory, Stage},
     metrics::{Metrics, Pass, Planned, label::Outcome},
-    plan::{self, Action, Event, Input},
+    plan::{self, Action, Event, Input, MachineHashes},
     queue::{Lease, Queue},
     reconcile_id::ReconcileId,
     sink::Sink,
@@ -85,6 +85,8 @@ pub struct Reconciler<W, S, D, J> {
     pub queue: Queue,
     /// What is counted and measured.
     pub metrics: Arc<Metrics>,
+    /// The hashes of the specs.
+    pub machine_hashes: MachineHashes,
 }
 
 /// When a workspace is to be looked at again.
@@ -133,7 +135,7 @@ impl<W: World, S: Sink, D: Store, J: Tell> Reconciler<W, S, D, J> {
         let now = self.world.now();
         let plan = plan::plan(&Input {
             record: &record,
-            machine_hash: &plan::machine_hash(&record.workspace.spec),
+            machine_hash: &self.machine_hashes.of(&record),
             observed: &observed,
             previous: &previous,
             now,
@@ -177,6 +179,7 @@ impl<W: World, S: Sink, D: Store, J: Tell> Reconciler<W, S, D, J> {
             self.sink.retract(key)?;
             let reborn = self.desired.forget(key, now)?;
             self.metrics.forget(&record.uid);
+            self.machine_hashes.forget(&record.uid);
             pass.outcome = Outcome::Gone;
             let message = "the machine, its disks and its state are removed".to_owned();
             self.tell(&record, &[Event { type_: EventType::Normal, reason: Reason::Deleted, message }], now);

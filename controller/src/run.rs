@@ -21,6 +21,7 @@ use crate::{
     journal::Journal,
     memory::Fault,
     metrics::Metrics,
+    plan::MachineHashes,
     queue::Queue,
     reconcile::Reconciler,
     request,
@@ -136,6 +137,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
         journal: Mutex::new(Journal::open(&paths.journal())?),
         queue: queue.clone(),
         metrics,
+        machine_hashes: MachineHashes::default(),
     });
 
     let mut sources = vec![FolderSource::managed(paths.manifests())];

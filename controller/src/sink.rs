@@ -13,7 +13,7 @@ use std::{
 use jiff::Timestamp;
 use microagent_base::{
     Digest,
-    durable::{self, DurableError},
+    durable::{self, DurableError, TEMPORARY_PREFIX},
 };
 use microagent_crds::{
     Condition, ConditionStatus, ConditionType, Phase, Reason, Time, Workspace, WorkspaceSpec, WorkspaceStatus,
@@ -72,6 +72,10 @@ impl StatusFiles {
         for namespace in fs::read_dir(paths.status()).into_iter().flatten().flatten() {
             for object in fs::read_dir(namespace.path()).into_iter().flatten().flatten() {
                 let (namespace, name) = (namespace.file_name(), object.file_name());
+                // An earlier controller was killed while it wrote.
+                if name.to_string_lossy().starts_with(TEMPORARY_PREFIX) {
+                    let _ = durable::remove_file(&object.path());
+                }
                 if let (Some(namespace), Some(name)) =
                     (namespace.to_str(), name.to_str().and_then(|n| n.strip_suffix(".json")))
                 {

@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use microagent_base::durable::TEMPORARY_PREFIX;
 
 use crate::{
+    fake::{self, FakeDir, elf_kernel},
     image_fixture::{Compression, ImageFixture, LayerBuilder},
     program,
 };
@@ -34,6 +35,10 @@ const PATIENCE_TIME: Duration = Duration::from_secs(300);
 pub struct Host {
     dir: TempDir,
     controller: Option<Child>,
+    /// The supervisor of its machines.
+    supervisor: PathBuf,
+    guest_init: PathBuf,
+    fake: Option<FakeDir>,
 }
 
 impl Host {
@@ -53,7 +58,56 @@ impl Host {
         let kernels = test_cache().join("kernels");
         fs::create_dir_all(&kernels).unwrap();
         std::os::unix::fs::symlink(kernels, dir.path().join("cache/kernels")).unwrap();
-        Self { dir, controller: None }
+        let supervisor = bin_dir().join("microagent-supervisor-qemu");
+        Self { dir, controller: None, supervisor, guest_init: guest_init(), fake: None }
+    }
+
+    /// A host whose machines are processes (see [`fake`]), with the image and the kernel that [`Host::fake_manifest`] names.
+    ///
+    /// # Panics
+    /// When the controller was not built, or the file system refuses.
+    #[must_use]
+    pub fn with_fake_machines() -> Self {
+        for name in ["microagent", "microagent-controller"] {
+            assert!(bin_dir().join(name).exists(), "{name} is not in {}: run scripts/build first", bin_dir().display());
+        }
+        // The directory of a machine holds a socket, whose path must be short.
+        let dir = tempfile::Builder::new().prefix("microagent-host-").tempdir().unwrap();
+        fs::create_dir(dir.path().join("folder")).unwrap();
+        let fake = FakeDir::create(&dir.path().join("fake")).unwrap();
+        let kernel = dir.path().join("kernel");
+        fs::write(&kernel, elf_kernel("6.1.0-fixture")).unwrap();
+        let image = ImageFixture::new().layer(LayerBuilder::new().dir("tmp", 0o1777).finish(), Compression::Gzip);
+        image.build().write_layout(&dir.path().join("image"), "1");
+        // Cargo builds the programs of a package beside its tests.
+        let supervisor = env::current_exe().unwrap().ancestors().nth(2).unwrap().join("microagent-fake-supervisor");
+        assert!(supervisor.exists(), "{} was not built", supervisor.display());
+        Self { dir, controller: None, supervisor, guest_init: kernel, fake: Some(fake) }
+    }
+
+    /// What the supervisor of [`Host::with_fake_machines`] was asked, and how it lies.
+    ///
+    /// # Panics
+    /// When the machines of this host are real.
+    #[must_use]
+    pub fn fake(&self) -> &FakeDir {
+        self.fake.as_ref().expect("a host with fake machines")
+    }
+
+    /// The manifest of a small workspace on a host with fake machines; `spec` has what is not as usual.
+    ///
+    /// # Panics
+    /// When `spec` is no object.
+    #[must_use]
+    pub fn fake_manifest(&self, name: &str, spec: &Value) -> String {
+        let image = format!("oci-layout:{}:1", self.dir.path().join("image").display());
+        let mut all = json!({ "command": ["stay"], "lifecycle": { "terminationGracePeriodSeconds": 1 } });
+        all["kernel"] = json!({ "source": "path", "path": self.dir.path().join("kernel") });
+        all["resources"] = json!({ "memory": "64Mi", "disk": "64Mi" });
+        for (field, value) in spec.as_object().expect("a spec is an object") {
+            all[field] = value.clone();
+        }
+        manifest(name, &image, &all)
     }
 
     /// The watched folder.
@@ -131,7 +185,10 @@ impl Host {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(bin_dir().join(program));
         command.env("MICROAGENT_STATE_DIR", self.state()).env("MICROAGENT_CACHE_DIR", self.cache());
-        command.env("MICROAGENT_GUEST_INIT", guest_init());
+        command.env("MICROAGENT_GUEST_INIT", &self.guest_init);
+        if let Some(fake) = &self.fake {
+            command.env("MICROAGENT_SUPERVISOR_QEMU", &self.supervisor).env(fake::DIR_VARIABLE, fake.path());
+        }
         command
     }
 
@@ -399,7 +456,7 @@ impl Drop for Host {
                 "protocol": "supervisor.microagent.dev/v1",
                 "target": { "uid": machine.file_name().to_string_lossy(), "machineDir": machine.path().join("vm") },
             });
-            let child = Command::new(bin_dir().join("microagent-supervisor-qemu"))
+            let child = Command::new(&self.supervisor)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())

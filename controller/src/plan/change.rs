@@ -1,12 +1,17 @@
 //! What a change of a spec asks of a machine that runs. The one table of it is here; the hash that is remembered of a machine and
 //! the differences that people are shown are both made from it.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use microagent_base::Digest;
 use microagent_crds::WorkspaceSpec;
 use serde::Serialize;
 use serde_json::{Map, Value};
+
+use crate::Record;
 
 /// What a change of a field asks of a machine that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -62,6 +67,33 @@ pub fn machine_hash(spec: &WorkspaceSpec) -> String {
     // The order must not depend on the map type that the build picks.
     fixed.sort_all_objects();
     Digest::of(fixed.to_string().as_bytes()).hex()
+}
+
+/// The hashes of the workspaces that are looked at again and again: each is made once for each generation.
+#[derive(Debug, Default)]
+pub struct MachineHashes {
+    /// By UID, of which generation, and the hash.
+    known: Mutex<HashMap<String, (i64, Arc<str>)>>,
+}
+
+impl MachineHashes {
+    /// [`machine_hash`] of the record's spec.
+    pub fn of(&self, record: &Record) -> Arc<str> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.get(&record.uid) {
+            Some((generation, hash)) if *generation == record.generation => hash.clone(),
+            _ => {
+                let hash: Arc<str> = machine_hash(&record.workspace.spec).into();
+                known.insert(record.uid.clone(), (record.generation, hash.clone()));
+                hash
+            }
+        }
+    }
+
+    /// The workspace is gone.
+    pub fn forget(&self, uid: &str) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
 }
 
 /// One field that differs between two specs.

@@ -20,7 +20,7 @@ mod start;
 mod status;
 
 pub use action::Action;
-pub use change::machine_hash;
+pub use change::{MachineHashes, machine_hash};
 pub use event::Event;
 pub use failure::record_failure;
 pub use restart::RESTART_ANNOTATION;

@@ -26,6 +26,7 @@ use self::{fault::Disturbance, host::Host, store::Records};
 use crate::{
     Key,
     metrics::Metrics,
+    plan::MachineHashes,
     queue::Queue,
     reconcile::{Again, Reconciler},
 };
@@ -229,7 +230,17 @@ impl From<State> for Sim {
         // One for all worlds: to make it takes longer than a life.
         static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new()));
         let (queue, metrics) = (Queue::new(), METRICS.clone());
-        Self { reconciler: Reconciler { world, sink, desired, journal, queue, metrics } }
+        Self {
+            reconciler: Reconciler {
+                world,
+                sink,
+                desired,
+                journal,
+                queue,
+                metrics,
+                machine_hashes: MachineHashes::default(),
+            },
+        }
     }
 }
 

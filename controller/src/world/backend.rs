@@ -12,17 +12,41 @@ use microagent_base::durable;
 use microagent_crds::Backend;
 use microagent_supervisor_protocol::{CallError, Capabilities, Supervisor};
 
-use super::fault::{host_error, host_fault};
+use super::{
+    disks,
+    fault::{host_error, host_fault},
+};
 use crate::memory::Fault;
 
 /// How long a supervisor may take to say what it can do. It probes the hypervisor for that.
 const CAPABILITIES_DEADLINE: Duration = Duration::from_secs(20);
+/// How long a supervisor may take for a call that starts nothing and awaits nothing.
+const CALL_DEADLINE: Duration = Duration::from_secs(30);
+/// How long `start` may take: it returns once the VMM runs, which includes one failed try of a hypervisor.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+/// Other deadlines, in milliseconds: for tests of supervisors that hang.
+const DEADLINE_VARIABLE: &str = "MICROAGENT_SUPERVISOR_DEADLINE_MS";
 /// How long an answer holds. Hypervisors and VMMs come and go rarely.
 const GOOD_FOR: Duration = Duration::from_secs(600);
 /// How long a failure, or the answer that no machine can start, holds.
 const BAD_FOR: Duration = Duration::from_secs(10);
 /// The file in a machine's directory that names the backend which the machine was first started with.
 const CHOICE: &str = "backend";
+
+/// How long supervisors may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadlines {
+    pub(super) call: Duration,
+    pub(super) start: Duration,
+}
+
+impl Deadlines {
+    /// The usual ones, or those of the environment.
+    pub(super) fn of_this_process() -> Self {
+        let asked = std::env::var(DEADLINE_VARIABLE).ok().and_then(|text| text.parse().ok()).map(Duration::from_millis);
+        Self { call: asked.unwrap_or(CALL_DEADLINE), start: asked.unwrap_or(START_DEADLINE) }
+    }
+}
 
 /// The supervisors of this host and what they can do.
 #[derive(Default)]
@@ -110,6 +134,7 @@ pub(super) fn remember(dir: &Path, name: &str) -> Result<(), Fault> {
     if fs::read_to_string(&path).is_ok_and(|known| known.trim() == name) {
         return Ok(());
     }
+    disks::sweep(dir);
     durable::private_dir(dir)
         .and_then(|()| durable::write(&path, format!("{name}\n").as_bytes()))
         .map_err(|e| host_fault(&e))

@@ -17,15 +17,17 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     HostView, JobSight, World, backend,
-    backend::Backends,
+    backend::{Backends, Deadlines},
     blocking::blocking,
     disks,
+    facts::Facts,
     fault::{host_error, host_fault, image_fault, kernel_fault, vanished},
     guest,
     guest_init::find_guest_init,
     jobs::Jobs,
     keep,
-    kernel::{bootable, kernel_source, needs, qemu_options},
+    kernel::{bootable, kernel_files, kernel_source, needs, qemu_options},
+    sight::{Place, Sights},
     watch::Watch,
 };
 use crate::{
@@ -37,10 +39,6 @@ use crate::{
     request,
 };
 
-/// How long a supervisor may take for a call that starts nothing and awaits nothing.
-const CALL_DEADLINE: Duration = Duration::from_secs(30);
-/// How long `start` may take: it returns once the VMM runs, which includes one failed try of a hypervisor.
-const START_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a guest may take until it listens. A busy host under TCG needs tens of seconds.
 const BOOT_TIMEOUT_MS: u64 = 120_000;
 /// The size at which a log of a machine is rotated.
@@ -57,6 +55,11 @@ pub struct Host {
     builds: Jobs<Baseline>,
     installs: Jobs<Kernel>,
     watch: Watch,
+    deadlines: Deadlines,
+    known_images: Facts<Digest, Image>,
+    known_baselines: Facts<Digest, Baseline>,
+    known_kernels: Facts<String, Kernel>,
+    sights: Sights,
     timings: Mutex<HashMap<String, BTreeMap<String, u64>>>,
 }
 
@@ -87,6 +90,11 @@ impl Host {
             builds: Jobs::new(JobKind::Build, metrics.stage(Stage::Rootfs), slots.clone(), wake.clone()),
             installs: Jobs::new(JobKind::Install, metrics.stage(Stage::Kernel), slots, wake.clone()),
             watch: Watch::new(wake),
+            deadlines: Deadlines::of_this_process(),
+            known_images: Facts::default(),
+            known_baselines: Facts::default(),
+            known_kernels: Facts::default(),
+            sights: Sights::default(),
             timings: Mutex::default(),
         })
     }
@@ -97,20 +105,51 @@ impl Host {
         if let Some(pinned) = record.memory.image.as_ref().filter(|pinned| pinned.reference == *reference)
             && let Ok(digest) = pinned.digest.parse::<Digest>()
         {
-            match self.images.image(&digest) {
+            match self.stored_image(&digest) {
                 Ok(Some(image)) => return Work::Ready((image, None)),
                 Ok(None) => {}
                 Err(e) => return Work::Failed(image_fault(&e)),
             }
         }
-        let pull = self.pulls.look(&pull_name(&record.workspace.spec), &record.key);
-        pull.map(|done| (done.value, Some(done.took)))
+        let name = pull_name(&record.workspace.spec);
+        let pull = self.pulls.look(&name, &record.key).map(|done| (done.value, Some(done.took)));
+        // Whoever wants what is here already, and not the newest, takes what another was given a moment ago.
+        match self.pulls.recent(&name) {
+            Some(done)
+                if !pull.is_ready()
+                    && record.workspace.spec.image_pull_policy != SpecPullPolicy::Always
+                    && self.stored_image(&done.value.digest).is_ok_and(|image| image.is_some()) =>
+            {
+                Work::Ready((done.value, None))
+            }
+            _ => pull,
+        }
+    }
+
+    /// An image whose blobs are all here.
+    fn stored_image(&self, digest: &Digest) -> Result<Option<Image>, microagent_images::Error> {
+        let store = self.paths.images();
+        let blobs = store.join("blobs/sha256");
+        self.known_images.find(
+            *digest,
+            || self.images.image(digest),
+            |image| {
+                let layers = image.layers.iter().map(|layer| blobs.join(layer.digest.hex()));
+                // Its configuration is a blob too; should that one go, its directory shows it.
+                [store.join("index.json"), blobs.clone(), blobs.join(digest.hex())].into_iter().chain(layers).collect()
+            },
+        )
     }
 
     /// The finished root disk of an image.
     fn baseline(&self, record: &Record, image: &Image) -> Work<(Baseline, Option<Duration>)> {
         let name = image.digest.to_string();
-        match self.images.baseline(image) {
+        let found = self.known_baselines.find(
+            image.digest,
+            || self.images.baseline(image),
+            |baseline| vec![baseline.path.clone(), baseline.path.with_extension("json")],
+        );
+        match found {
             Ok(Some(baseline)) => {
                 let took = self.builds.look(&name, &record.key).ready().map(|done| done.took);
                 Work::Ready((baseline, took))
@@ -126,7 +165,16 @@ impl Host {
 
     fn kernel(&self, record: &Record) -> Work<(Kernel, Option<Duration>)> {
         let (source, version) = kernel_source(&record.workspace.spec);
-        let job = self.installs.look(&install_name(&record.workspace.spec), &record.key);
+        let name = install_name(&record.workspace.spec);
+        let job = self.installs.look(&name, &record.key);
+        let fit = || {
+            let Some(kernel) = self.kernels.find(&source, version.as_deref())? else { return Ok(None) };
+            self.kernels.check(&kernel)?.require(&kernel, Need::REQUIRED).map(|()| Some(kernel))
+        };
+        let files = |kernel: &Kernel| kernel_files(&self.paths.kernels(), &source, kernel);
+        if let Ok(Some(kernel)) = self.known_kernels.find(name, fit, files) {
+            return Work::Ready((kernel, job.ready().map(|done| done.took)));
+        }
         match self.kernels.find(&source, version.as_deref()) {
             Ok(Some(kernel)) => {
                 let took = job.ready().map(|done| done.took);
@@ -180,14 +228,26 @@ impl Host {
     fn machine(&self, record: &Record) -> MachineSight {
         let machine = self.paths.machine(&record.uid);
         let dir = machine.supervisor();
-        if !dir.exists() {
-            return MachineSight::None;
-        }
-        self.watch.add(&dir, &record.key);
-        let sight = backend::of_machine(machine.dir()).and_then(|(name, supervisor)| {
-            let seen = supervisor.inspect(self.target(record), CALL_DEADLINE).map_err(|e| backend::fault(&e))?;
-            Ok((name, seen))
-        });
+        let place = match Place::of(&dir) {
+            Ok(Some(place)) => place,
+            Ok(None) => return MachineSight::None,
+            Err(e) => return MachineSight::Unknown(host_error(format!("cannot look at {}: {e}", dir.display()))),
+        };
+        let asked = Instant::now();
+        // How long a machine has been idle is told by its supervisor alone.
+        let may_recall = record.workspace.spec.lifecycle.idle_timeout_seconds.is_none();
+        let sight = match self.sights.recall(&record.uid, &place, asked).filter(|_| may_recall) {
+            Some(known) => Ok(known),
+            None => {
+                self.watch.add(&dir, &record.key);
+                backend::of_machine(machine.dir()).and_then(|(name, supervisor)| {
+                    let deadline = self.deadlines.call;
+                    let seen = supervisor.inspect(self.target(record), deadline).map_err(|e| backend::fault(&e))?;
+                    self.sights.keep(&record.uid, place, asked, &name, &seen);
+                    Ok((name, seen))
+                })
+            }
+        };
         match sight {
             Ok((_, seen)) if seen.uid != record.uid || seen.identity.as_ref().is_some_and(|i| i.uid != record.uid) => {
                 MachineSight::Unknown(Fault {
@@ -201,6 +261,10 @@ impl Host {
                 })
             }
             Ok((backend, seen)) => {
+                if let Some(message) = self.sights.contradiction(&record.uid, &seen) {
+                    let code = "SupervisorFailed".to_owned();
+                    return MachineSight::Unknown(Fault { code, message, retryable: true });
+                }
                 let timings = self.timings.lock().unwrap_or_else(PoisonError::into_inner);
                 let timings = timings.get(&record.uid).cloned().unwrap_or_default();
                 MachineSight::Seen { backend, machine: Box::new(seen), timings }
@@ -295,7 +359,8 @@ impl Host {
         self.watch.add(&machine.supervisor(), &record.key);
         let prepared = began.elapsed();
         tracing::info!(boot = %boot.id, backend = chosen.name, "starting the machine");
-        chosen.supervisor.start(request, START_DEADLINE).map_err(|e| backend::fault(&e))?;
+        chosen.supervisor.start(request, self.deadlines.start).map_err(|e| backend::fault(&e))?;
+        self.sights.started(&record.uid, &boot.id);
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let stages = [("prepare".to_owned(), ms(prepared)), ("start".to_owned(), ms(began.elapsed() - prepared))];
         self.timings.lock().unwrap_or_else(PoisonError::into_inner).insert(record.uid.clone(), BTreeMap::from(stages));
@@ -355,7 +420,7 @@ impl Host {
     }
 
     fn delete_machine(&self, record: &Record) -> Result<(), Fault> {
-        self.call(record, |s, target| s.delete(target, CALL_DEADLINE))?;
+        self.call(record, |s, target| s.delete(target, self.deadlines.call))?;
         durable::remove_dir(&self.paths.machine(&record.uid).supervisor()).map_err(|e| host_fault(&e))
     }
 
@@ -366,6 +431,7 @@ impl Host {
     }
 
     fn act_blocking(&self, record: &Record, action: &Action) -> Result<(), Fault> {
+        self.sights.forget(&record.uid);
         match action {
             Action::CreateDisks => self.create_disks(record),
             Action::StartMachine(boot) => {
@@ -375,13 +441,15 @@ impl Host {
             Action::HaltMachine { grace_seconds } => {
                 self.done_with_request(record)?;
                 let halt = supervisor::Halt { grace_seconds: *grace_seconds, no_wait: true };
-                self.call(record, |s, target| s.halt(target, halt, CALL_DEADLINE)).map(drop)
+                self.call(record, |s, target| s.halt(target, halt, self.deadlines.call)).map(drop)
             }
-            Action::PauseMachine => self.call(record, |s, target| s.pause(target, CALL_DEADLINE)).map(drop),
-            Action::ResumeMachine => self.call(record, |s, target| s.resume(target, CALL_DEADLINE)).map(drop),
-            Action::QuarantineMachine => self.call(record, |s, target| s.quarantine(target, CALL_DEADLINE)).map(drop),
+            Action::PauseMachine => self.call(record, |s, target| s.pause(target, self.deadlines.call)).map(drop),
+            Action::ResumeMachine => self.call(record, |s, target| s.resume(target, self.deadlines.call)).map(drop),
+            Action::QuarantineMachine => {
+                self.call(record, |s, target| s.quarantine(target, self.deadlines.call)).map(drop)
+            }
             Action::KeepOutputs => {
-                let machine = self.call(record, |s, target| s.inspect(target, CALL_DEADLINE))?;
+                let machine = self.call(record, |s, target| s.inspect(target, self.deadlines.call))?;
                 match &machine.identity {
                     Some(identity) => keep::keep_outputs(&self.paths, record, &identity.boot_id, &machine.artifacts),
                     None => Ok(()),
@@ -392,7 +460,7 @@ impl Host {
                 keep::retain_disks(&disks, &self.paths.retained(&record.key, &record.uid))
             }
             Action::WithdrawManifest => durable::remove_file(&record.file).map_err(|e| host_fault(&e)),
-            Action::KillMachine => self.call(record, |s, target| s.kill(target, CALL_DEADLINE)).map(drop),
+            Action::KillMachine => self.call(record, |s, target| s.kill(target, self.deadlines.call)).map(drop),
             Action::DeleteMachine => self.delete_machine(record),
             Action::RemoveDisks => {
                 // A start that was on its way when the machine was looked at may have come to its end since.
@@ -518,7 +586,7 @@ impl Host {
         if machine.supervisor().exists() {
             let (_, supervisor) = backend::of_machine(machine.dir())?;
             let target = supervisor::Target { uid: uid.to_owned(), machine_dir: machine.supervisor() };
-            supervisor.delete(target, CALL_DEADLINE).map_err(|e| backend::fault(&e))?;
+            supervisor.delete(target, self.deadlines.call).map_err(|e| backend::fault(&e))?;
         }
         keep::retain_disks(&machine.disks(), &self.paths.orphan(uid))?;
         durable::remove_dir(machine.dir()).map_err(|e| host_fault(&e))

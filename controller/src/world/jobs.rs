@@ -2,7 +2,7 @@
 //! bounded number at a time, and is cancelled when nobody wants it any longer.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -26,6 +26,10 @@ use crate::{
 
 /// How often those who wait for a job are told of its progress. People read it, so a second is often enough.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long what came of a job counts as of now. A thousand workspaces that appear together are to share one pull, though its end
+/// comes before the last of them is looked at.
+const RECENT: Duration = Duration::from_secs(1);
 
 /// Which work. Equal names are the same work.
 pub(super) type Name = String;
@@ -59,17 +63,31 @@ pub(super) struct Jobs<T> {
     wake: mpsc::UnboundedSender<Key>,
 }
 
+type Outcome<T> = Result<Done<T>, Fault>;
+
+/// One piece of work, which may be done several times over: whoever comes after its end may want it done anew, and what it gave to
+/// those before stays theirs until they have taken it.
 struct Job<T> {
-    state: State<T>,
-    wanted_by: BTreeSet<Key>,
+    running: Option<Run>,
+    /// What came of it, for each who waited.
+    ended: BTreeMap<Key, Arc<Outcome<T>>>,
+    /// What came of it last, and when.
+    last: Option<(Instant, Arc<Outcome<T>>)>,
 }
 
-enum State<T> {
-    Running(Arc<Watched>),
-    Ended(Result<Done<T>, Fault>),
+struct Run {
+    watched: Arc<Watched>,
+    waiting: BTreeSet<Key>,
 }
 
-impl<T: Clone + Send + 'static> Jobs<T> {
+impl<T> Job<T> {
+    fn is_wanted(&self) -> bool {
+        let recent = |(at, _): &(Instant, _)| at.elapsed() < RECENT;
+        self.running.is_some() || !self.ended.is_empty() || self.last.as_ref().is_some_and(recent)
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> Jobs<T> {
     /// No jobs yet. At most as many run at once as `slots` has permits; `wake` is told the keys whose job moved.
     pub(super) fn new(
         kind: JobKind,
@@ -83,24 +101,35 @@ impl<T: Clone + Send + 'static> Jobs<T> {
     /// The jobs that are under way.
     pub(super) fn under_way(&self) -> Vec<JobSight> {
         let sight = |job: &Job<T>| {
-            let State::Running(watched) = &job.state else { return None };
-            let (state, progress) = match watched.look::<()>() {
+            let run = job.running.as_ref()?;
+            let (state, progress) = match run.watched.look::<()>() {
                 Work::Running { message } => (JobState::Running, message),
                 _ => (JobState::Queued, String::new()),
             };
-            Some(JobSight { kind: self.kind, state, wanted_by: job.wanted_by.len(), progress })
+            Some(JobSight { kind: self.kind, state, wanted_by: run.waiting.len(), progress })
         };
         self.lock().values().filter_map(sight).collect()
     }
 
     /// How a job stands that `key` wants. What others had done, without `key` wanting it, is not there for it.
     pub(super) fn look(&self, name: &str, key: &Key) -> Work<Done<T>> {
-        match self.lock().get(name).filter(|job| job.wanted_by.contains(key)).map(|job| &job.state) {
-            None => Work::Absent,
-            Some(State::Running(watched)) => watched.look(),
-            Some(State::Ended(Ok(done))) => Work::Ready(done.clone()),
-            Some(State::Ended(Err(fault))) => Work::Failed(fault.clone()),
+        let jobs = self.lock();
+        let Some(job) = jobs.get(name) else { return Work::Absent };
+        if let Some(run) = job.running.as_ref().filter(|run| run.waiting.contains(key)) {
+            return run.watched.look();
         }
+        match job.ended.get(key).map(|outcome| &**outcome) {
+            None => Work::Absent,
+            Some(Ok(done)) => Work::Ready(done.clone()),
+            Some(Err(fault)) => Work::Failed(fault.clone()),
+        }
+    }
+
+    /// What came of a job that ended well a moment ago, whoever wanted it.
+    pub(super) fn recent(&self, name: &str) -> Option<Done<T>> {
+        let jobs = self.lock();
+        let (at, outcome) = jobs.get(name)?.last.as_ref()?;
+        outcome.as_ref().as_ref().ok().filter(|_| at.elapsed() < RECENT).cloned()
     }
 
     /// Begins the job, or joins it when it runs. A job that ended is begun anew.
@@ -110,13 +139,15 @@ impl<T: Clone + Send + 'static> Jobs<T> {
         R: Future<Output = Result<T, Fault>> + Send + 'static,
     {
         let mut jobs = self.lock();
-        if let Some(Job { state: State::Running(_), wanted_by }) = jobs.get_mut(name) {
-            wanted_by.insert(key.clone());
+        let job =
+            jobs.entry(name.to_owned()).or_insert_with(|| Job { running: None, ended: BTreeMap::new(), last: None });
+        job.ended.remove(key);
+        if let Some(run) = &mut job.running {
+            run.waiting.insert(key.clone());
             return;
         }
         let watched = Arc::new(Watched::new(name.to_owned(), Arc::downgrade(&self.inner) as _, self.wake.clone()));
-        let job = Job { state: State::Running(watched.clone()), wanted_by: BTreeSet::from([key.clone()]) };
-        jobs.insert(name.to_owned(), job);
+        job.running = Some(Run { watched: watched.clone(), waiting: BTreeSet::from([key.clone()]) });
         drop(jobs);
         let (inner, slots, wake, name) = (self.inner.clone(), self.slots.clone(), self.wake.clone(), name.to_owned());
         // Taken here where one is free, so that work that need not wait is never seen waiting.
@@ -130,28 +161,26 @@ impl<T: Clone + Send + 'static> Jobs<T> {
             };
             let started = Instant::now();
             watched.begun.store(true, Ordering::Relaxed);
-            let wanted = watched.clone();
-            let outcome = if watched.cancelled() { Err(cancelled()) } else { work(watched).await };
+            let outcome = if watched.cancelled() { Err(cancelled()) } else { work(watched.clone()).await };
             let outcome = outcome.map(|value| Done { value, took: started.elapsed() });
             match &outcome {
                 Ok(done) => meter.ended(done.took),
                 // That it was given up is no failure.
-                Err(_) if wanted.cancelled() => {}
+                Err(_) if watched.cancelled() => {}
                 Err(_) => meter.failed(),
             }
             let mut jobs = inner.lock().unwrap_or_else(PoisonError::into_inner);
-            let waiting = match jobs.get_mut(&name) {
-                // Nobody waits for it: the next who wants it begins it anew.
-                Some(job) if job.wanted_by.is_empty() => {
-                    jobs.remove(&name);
-                    BTreeSet::new()
-                }
-                Some(job) => {
-                    job.state = State::Ended(outcome);
-                    job.wanted_by.clone()
-                }
-                None => BTreeSet::new(),
-            };
+            let Some(job) = jobs.get_mut(&name) else { return };
+            let waiting = job.running.take().map(|run| run.waiting).unwrap_or_default();
+            // Who came after it was cancelled begins it anew.
+            let given_up = outcome.is_err() && watched.cancelled();
+            if waiting.is_empty() && job.ended.is_empty() {
+                jobs.remove(&name);
+            } else if !given_up {
+                let outcome = Arc::new(outcome);
+                job.ended.extend(waiting.iter().map(|key| (key.clone(), outcome.clone())));
+                job.last = Some((Instant::now(), outcome));
+            }
             drop(jobs);
             for key in waiting {
                 let _ = wake.send(key);
@@ -164,16 +193,14 @@ impl<T: Clone + Send + 'static> Jobs<T> {
     /// `key` wants none of these jobs any longer. Work that nobody wants is cancelled.
     pub(super) fn release(&self, key: &Key) {
         self.lock().retain(|_, job| {
-            if !job.wanted_by.remove(key) || !job.wanted_by.is_empty() {
-                return true;
+            job.ended.remove(key);
+            if let Some(run) = &mut job.running
+                && run.waiting.remove(key)
+                && run.waiting.is_empty()
+            {
+                run.watched.cancel.store(true, Ordering::Relaxed);
             }
-            match &job.state {
-                State::Running(watched) => {
-                    watched.cancel.store(true, Ordering::Relaxed);
-                    true
-                }
-                State::Ended(_) => false,
-            }
+            job.is_wanted()
         });
     }
 
@@ -191,10 +218,11 @@ trait Waiting: Send + Sync {
     fn keys(&self, name: &str) -> Vec<Key>;
 }
 
-impl<T: Send> Waiting for Mutex<HashMap<Name, Job<T>>> {
+impl<T: Send + Sync> Waiting for Mutex<HashMap<Name, Job<T>>> {
     fn keys(&self, name: &str) -> Vec<Key> {
         let jobs = self.lock().unwrap_or_else(PoisonError::into_inner);
-        jobs.get(name).map(|job| job.wanted_by.iter().cloned().collect()).unwrap_or_default()
+        let run = jobs.get(name).and_then(|job| job.running.as_ref());
+        run.map(|run| run.waiting.iter().cloned().collect()).unwrap_or_default()
     }
 }
 
@@ -333,6 +361,42 @@ mod tests {
         ] {
             assert!(text.contains(line), "no {line} in {text}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_came_of_a_job_stays_for_those_who_waited_when_another_has_it_done_anew() {
+        let (jobs, mut woken) = jobs();
+        let (a, b) = (Key::new("default", "a"), Key::new("default", "b"));
+        jobs.begin("pull", &a, |_| async { Ok(1) });
+        assert_eq!(woken.recv().await.as_ref(), Some(&a));
+        assert!(matches!(jobs.look("pull", &b), Work::Absent), "b has not asked for it");
+        assert_eq!(jobs.recent("pull").map(|d| d.value), Some(1));
+        let (go, wait) = tokio::sync::oneshot::channel::<()>();
+        jobs.begin("pull", &b, |_| async move {
+            let _ = wait.await;
+            Ok(2)
+        });
+        assert_eq!(jobs.look("pull", &a).ready().map(|d| d.value), Some(1));
+        go.send(()).unwrap();
+        assert_eq!(woken.recv().await.as_ref(), Some(&b), "nobody else is woken");
+        assert_eq!(jobs.look("pull", &b).ready().map(|d| d.value), Some(2));
+        assert_eq!(jobs.look("pull", &a).ready().map(|d| d.value), Some(1));
+    }
+
+    #[tokio::test]
+    async fn who_comes_to_work_that_was_given_up_begins_it_anew() {
+        let (jobs, mut woken) = jobs();
+        let (a, b) = (Key::new("default", "a"), Key::new("default", "b"));
+        let (go, wait) = tokio::sync::oneshot::channel::<()>();
+        jobs.begin("pull", &a, |_| async move {
+            let _ = wait.await;
+            Err(cancelled())
+        });
+        jobs.release(&a);
+        jobs.begin("pull", &b, |_| async { Ok(2) });
+        go.send(()).unwrap();
+        assert_eq!(woken.recv().await.as_ref(), Some(&b));
+        assert!(matches!(jobs.look("pull", &b), Work::Absent));
     }
 
     #[tokio::test]

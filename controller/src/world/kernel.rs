@@ -1,6 +1,6 @@
 //! The kernel of a spec: where it is to come from, in which form it boots, and what it must bring.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use microagent_crds::{KernelSource as SpecKernelSource, WorkspaceSpec};
 use microagent_kernel::{Kernel, KernelSource, Need, Presence};
@@ -20,6 +20,22 @@ pub(super) fn kernel_source(spec: &WorkspaceSpec) -> (KernelSource, Option<Strin
         _ => KernelSource::Default,
     };
     (source, kernel.version.clone())
+}
+
+/// The files that decide which kernel of the store is the one of this source, and whether it is whole.
+pub(super) fn kernel_files(store: &Path, source: &KernelSource, kernel: &Kernel) -> Vec<PathBuf> {
+    let mut files = vec![store.join("kernels"), store.join("sources"), kernel.image.clone()];
+    files.extend(kernel.vmlinux.clone());
+    files.extend(kernel.modules.iter().filter_map(|module| module.path.clone()));
+    if let Some(dir) = kernel.image.parent() {
+        files.extend([dir.join("kernel.json"), dir.join("config"), dir.join("modules")]);
+    }
+    if let KernelSource::Path { kernel, modules } = source {
+        files.push(kernel.clone());
+        // A module that is replaced alone shows when the fact is a minute old; whoever runs depmod shows it at once.
+        files.extend(modules.iter().flat_map(|dir| [dir.clone(), dir.join("modules.dep")]));
+    }
+    files
 }
 
 /// The form of the kernel that the backend boots fastest, where the kernel has it.

@@ -3,6 +3,7 @@
 mod backend;
 mod blocking;
 mod disks;
+mod facts;
 mod fault;
 mod guest;
 mod guest_init;
@@ -10,6 +11,7 @@ mod host;
 mod jobs;
 mod keep;
 mod kernel;
+mod sight;
 mod watch;
 
 use std::future::Future;

@@ -1,0 +1,139 @@
+//! A supervisor whose machines are processes: real enough to be lost, leaked, doubled and counted, and up within milliseconds.
+//! It speaks the whole protocol, and lies where a test's script says so.
+//!
+//! What a machine's workload does stands in the manifest's `command`: `["stay"]`, or `["exit", CODE, MILLISECONDS]`.
+
+mod dir;
+mod kernel;
+mod machine;
+mod record;
+mod script;
+mod verbs;
+
+pub use dir::{Boot, FakeDir};
+pub use kernel::elf_kernel;
+pub use script::{Lie, Lies};
+
+use std::{
+    env,
+    io::{self, Read, Write},
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+};
+
+use microagent_base::process::ProcessId;
+use microagent_supervisor_protocol::{ErrorBody, ErrorCode, PROTOCOL, Request, Response, Target, Verb};
+
+/// Names the directory with the log and the script. See [`FakeDir`].
+pub const DIR_VARIABLE: &str = "MICROAGENT_FAKE_DIR";
+/// When set, machines are records and nothing else: for benches of the controller. Its value is `PID START`, the process that all of
+/// them name as their owner.
+pub const INSTANT_VARIABLE: &str = "MICROAGENT_FAKE_INSTANT";
+
+/// Bytes of an answer that is longer than the protocol allows.
+const FLOOD: usize = 40 * 1024 * 1024;
+
+/// The supervisor, a machine of it, or a process that only hangs.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["machine", _uid, dir] => machine::main(Path::new(dir)),
+        ["hang"] => hang(),
+        _ => answer(),
+    }
+}
+
+fn answer() -> ExitCode {
+    let mut bytes = Vec::new();
+    if io::stdin().read_to_end(&mut bytes).is_err() {
+        return ExitCode::FAILURE;
+    }
+    let request: Request = match serde_json::from_slice(&bytes) {
+        Ok(request) => request,
+        Err(e) => return say(&Response::error(ErrorBody::new(ErrorCode::InvalidRequest, e.to_string())), true),
+    };
+    let fake = FakeDir::from_env();
+    let verb = request.verb();
+    let target = target(&request).cloned();
+    if let (Request::Start(start), Some(fake)) = (&request, &fake) {
+        fake.remember(&start.identity.uid, &start.identity.name);
+    }
+    let uid = target.as_ref().map_or("-", |target| target.uid.as_str());
+    if let Some(fake) = &fake {
+        fake.called(verb, uid);
+    }
+    let lie = fake.as_ref().and_then(|fake| fake.lie(verb, uid));
+    match lie {
+        Some(Lie::Mute) => return ExitCode::SUCCESS,
+        Some(Lie::Hang) => return hang_with_a_child(),
+        Some(Lie::Flood) => return flood(),
+        _ => {}
+    }
+    let mut response = verbs::carry_out(request, lie).unwrap_or_else(Response::error);
+    match lie {
+        Some(Lie::CutShort) => {
+            let text = serde_json::to_vec(&response).unwrap_or_default();
+            let _ = io::stdout().write_all(&text[..text.len() / 2]);
+            return ExitCode::SUCCESS;
+        }
+        Some(Lie::LostReply) => return ExitCode::FAILURE,
+        Some(lie) => {
+            if let Some(machine) = &mut response.machine {
+                lie.twist(machine);
+            }
+        }
+        None => {}
+    }
+    say(&response, lie != Some(Lie::OkButFails))
+}
+
+/// Writes the response; ends well when it does, unless that is to be a lie.
+fn say(response: &Response, honest: bool) -> ExitCode {
+    let text = serde_json::to_vec(response).unwrap_or_default();
+    let said = io::stdout().write_all(&text).is_ok();
+    if said && response.ok && honest { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn flood() -> ExitCode {
+    let _ = io::stdout().write_all(format!("{{\"protocol\":\"{PROTOCOL}\",").as_bytes());
+    let _ = io::stdout().write_all(&vec![b' '; FLOOD]);
+    ExitCode::SUCCESS
+}
+
+/// Never answers, and has a child that does not either: both are to be killed.
+fn hang_with_a_child() -> ExitCode {
+    if let Ok(exe) = env::current_exe() {
+        let _ = Command::new(exe).arg("hang").stdin(Stdio::null()).spawn();
+    }
+    hang()
+}
+
+fn hang() -> ExitCode {
+    if let (Some(fake), Ok(own)) = (FakeDir::from_env(), ProcessId::own()) {
+        fake.hangs(own);
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+fn target(request: &Request) -> Option<&Target> {
+    match request {
+        Request::Capabilities(_) | Request::Check(_) => None,
+        Request::Prepare(r) => Some(&r.target),
+        Request::Start(r) => Some(&r.target),
+        Request::Halt(r) => Some(&r.target),
+        Request::Inspect(r)
+        | Request::Pause(r)
+        | Request::Resume(r)
+        | Request::Quarantine(r)
+        | Request::Kill(r)
+        | Request::Delete(r) => Some(&r.target),
+    }
+}
+
+/// The verb as it stands in requests.
+fn word(verb: Verb) -> String {
+    serde_json::to_value(verb).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
