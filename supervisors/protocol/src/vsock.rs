@@ -28,10 +28,21 @@ const MAX_ANSWER: usize = 32;
 /// Those of the socket; `ConnectionRefused` when nothing listens on the port; `TimedOut` or `WouldBlock` when the guest does
 /// not answer; `InvalidData` for an answer outside the handshake.
 pub fn connect(socket: &Path, port: u32, timeout: Duration) -> io::Result<UnixStream> {
-    let mut stream = connect_within(socket, timeout)?;
+    let stream = connect_within(socket, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
+    (&stream).write_all(format!("CONNECT {port}\n").as_bytes())?;
+    await_answer(&stream)?;
+    stream.set_read_timeout(None)?;
+    stream.set_write_timeout(None)?;
+    Ok(stream)
+}
+
+/// Reads the answer to `CONNECT`, which was sent.
+///
+/// # Errors
+/// As [`connect`].
+pub fn await_answer(mut stream: &UnixStream) -> io::Result<()> {
     // One byte at a time: what follows the line is already the guest's.
     let mut answer = Vec::new();
     while answer.last() != Some(&b'\n') {
@@ -54,9 +65,7 @@ pub fn connect(socket: &Path, port: u32, timeout: Duration) -> io::Result<UnixSt
     if !answer.starts_with(b"OK ") {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer to CONNECT is not OK"));
     }
-    stream.set_read_timeout(None)?;
-    stream.set_write_timeout(None)?;
-    Ok(stream)
+    Ok(())
 }
 
 /// Connects to a Unix socket whose path may be longer than an address can hold.

@@ -133,7 +133,7 @@ pub(crate) struct Shim<'a> {
     /// Why the guest could not be reached the last time.
     refusal: Option<io::Error>,
     pub(crate) timers: Timers,
-    vmm: Option<ProcessId>,
+    pub(crate) vmm: Option<ProcessId>,
     helper: Option<ProcessId>,
     started: Instant,
     alive: bool,
