@@ -1,13 +1,16 @@
 //! Processes told apart by id, start time *and* boot of the host: the kernel uses an id again, and after a reboot it may give the
 //! same id at the same tick.
 
-use std::{fmt, fs, io, str::FromStr, time::Duration};
+use std::{fmt, fs, io, path::Path, str::FromStr, time::Duration};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 use serde::{Deserialize, Serialize};
+
+/// What reading a file of a thread that has just ended gives.
+const SEARCH: i32 = rustix::io::Errno::SRCH.raw_os_error();
 
 /// A process that once was, and perhaps still is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +103,26 @@ impl ProcessId {
         matches!(stat(self.pid), Ok((start, state)) if start == self.start_time && state != 'Z' && state != 'X')
     }
 
+    /// Whether every thread of this very process was stopped by a signal. What a disk holds up stops later.
+    ///
+    /// # Errors
+    /// `NotFound` when it is gone.
+    pub fn is_stopped(&self) -> io::Result<bool> {
+        if !self.is_alive() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        for thread in fs::read_dir(format!("/proc/{}/task", self.pid))? {
+            match state(&thread?.path().join("stat")) {
+                Ok((_, 'T')) => {}
+                // A thread that ended meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(SEARCH) => {}
+                Ok(_) => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(true)
+    }
+
     /// Sends a signal to this very process, never to another that got its id. Gives `false` when it is gone.
     ///
     /// # Errors
@@ -144,8 +167,12 @@ impl ProcessId {
 
 /// Start time and state letter of a process.
 fn stat(pid: u32) -> io::Result<(u64, char)> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let malformed = || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat is malformed"));
+    state(Path::new(&format!("/proc/{pid}/stat")))
+}
+
+fn state(file: &Path) -> io::Result<(u64, char)> {
+    let text = fs::read_to_string(file)?;
+    let malformed = || io::Error::new(io::ErrorKind::InvalidData, format!("{} is malformed", file.display()));
     // The command name may contain blanks and parentheses; fields are counted from its last parenthesis.
     let (_, rest) = text.rsplit_once(") ").ok_or_else(malformed)?;
     let mut fields = rest.split(' ');
@@ -185,6 +212,25 @@ mod tests {
         let again: ProcessId = serde_json::from_str(&serde_json::to_string(&own).unwrap()).unwrap();
         assert_eq!(again, own);
         assert!("0123".parse::<BootId>().is_err() && "x".repeat(32).parse::<BootId>().is_err());
+    }
+
+    #[test]
+    fn a_process_that_a_signal_stopped_is_alive_and_stands_still_until_it_is_continued() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let id = ProcessId::of(child.id()).unwrap();
+        assert!(!id.is_stopped().unwrap());
+        id.signal(Signal::STOP).unwrap();
+        let begun = std::time::Instant::now();
+        while !id.is_stopped().unwrap() {
+            assert!(begun.elapsed() < Duration::from_secs(60));
+            std::thread::yield_now();
+        }
+        assert!(id.is_alive());
+        id.signal(Signal::CONT).unwrap();
+        assert!(!id.is_stopped().unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(id.is_stopped().unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -99,7 +99,8 @@ pub struct Output {
     /// The artifact's name: an RFC 1123 label.
     pub name: String,
     /// Absolute path in the guest. Symbolic links in it are resolved inside the guest's root; those below it are archived as links.
-    /// Sockets, pipes, devices and what the kernel makes up (`/proc`) are left out.
+    /// Sockets, pipes, devices and what the kernel makes up (`/proc`) are left out. Owners, modes and times are kept; extended
+    /// attributes are not, and a file with several names is there once for each.
     pub path: String,
 }
 

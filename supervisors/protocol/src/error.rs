@@ -210,3 +210,25 @@ impl fmt::Display for ErrorBody {
 }
 
 impl std::error::Error for ErrorBody {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_code_of_the_catalogue_has_its_own_name_which_is_that_on_the_wire_and_says_what_to_do() {
+        let names: BTreeSet<_> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(names.len(), ErrorCode::ALL.len());
+        for code in ErrorCode::ALL {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+            assert!(!code.remediation().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_machine_that_does_not_run_yet_may_run_later() {
+        assert!(ErrorCode::MachineNotRunning.retryable());
+        assert!(!ErrorCode::IdentityMismatch.retryable());
+    }
+}

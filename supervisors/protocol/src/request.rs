@@ -20,7 +20,7 @@ pub enum Request {
     Start(Box<StartRequest>),
     /// What is true of the machine now. Changes nothing.
     Inspect(MachineRequest),
-    /// Makes the machine's CPUs stand still: `Running` or `Quarantined` become `Paused`. Its connections stay as they are. Answered
+    /// Makes the machine's CPUs stand still: `Running` or `Quarantined` become `Paused`. Its connections stay, new ones are closed. Answered
     /// once it is so and recorded, as `resume` and `quarantine` are; each of the three finds its work done when it is called again,
     /// and is refused with `MachineNotRunning` while the guest is not configured yet, once its workload has ended or its halt was
     /// asked for, and where there is no machine.

@@ -28,10 +28,22 @@ const MAX_ANSWER: usize = 32;
 /// Those of the socket; `ConnectionRefused` when nothing listens on the port; `TimedOut` or `WouldBlock` when the guest does
 /// not answer; `InvalidData` for an answer outside the handshake.
 pub fn connect(socket: &Path, port: u32, timeout: Duration) -> io::Result<UnixStream> {
-    let mut stream = connect_within(socket, timeout)?;
+    let stream = connect_within(socket, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
+    // One that closes each connection at once may have done so by now.
+    (&stream).write_all(format!("CONNECT {port}\n").as_bytes()).map_err(refused)?;
+    await_answer(&stream)?;
+    stream.set_read_timeout(None)?;
+    stream.set_write_timeout(None)?;
+    Ok(stream)
+}
+
+/// Reads the answer to `CONNECT`, which was sent.
+///
+/// # Errors
+/// As [`connect`].
+pub fn await_answer(mut stream: &UnixStream) -> io::Result<()> {
     // One byte at a time: what follows the line is already the guest's.
     let mut answer = Vec::new();
     while answer.last() != Some(&b'\n') {
@@ -40,23 +52,26 @@ pub fn connect(socket: &Path, port: u32, timeout: Duration) -> io::Result<UnixSt
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer to CONNECT is too long"));
         }
         match stream.read(&mut byte) {
-            Ok(0) => {
-                return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nothing listens on the guest's port"));
-            }
+            Ok(0) => return Err(refused(io::ErrorKind::ConnectionReset.into())),
             Ok(_) => answer.push(byte[0]),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {
-                return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nothing listens on the guest's port"));
-            }
-            Err(e) => return Err(e),
+            Err(e) => return Err(refused(e)),
         }
     }
     if !answer.starts_with(b"OK ") {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer to CONNECT is not OK"));
     }
-    stream.set_read_timeout(None)?;
-    stream.set_write_timeout(None)?;
-    Ok(stream)
+    Ok(())
+}
+
+/// A connection that was closed without an answer is one that was refused.
+fn refused(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+            io::Error::new(io::ErrorKind::ConnectionRefused, "nothing listens on the guest's port")
+        }
+        _ => error,
+    }
 }
 
 /// Connects to a Unix socket whose path may be longer than an address can hold.
@@ -139,6 +154,19 @@ mod tests {
         let _waits = connect_within(&socket, Duration::from_secs(60)).unwrap();
         let refused = connect_within(&socket, Duration::from_millis(10)).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_server_that_closes_at_once_refuses_whenever_that_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("vsock.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let closing = thread::spawn(move || (0..100).for_each(|_| drop(listener.accept().unwrap())));
+        for _ in 0..100 {
+            let error = connect(&socket, 1, Duration::from_secs(10)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        }
+        closing.join().unwrap();
     }
 
     #[test]

@@ -1,20 +1,25 @@
 //! QEMU as a backend.
 
-use std::{path::Path, sync::OnceLock, time::Duration};
+use std::{
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
 
-use microagent_base::Digest;
+use microagent_base::{Digest, process::ProcessId};
 use microagent_shim::{Backend, Launch, Program};
 use microagent_supervisor_protocol::{
     Accelerator, Capabilities, Check, CheckStatus, ErrorBody, ErrorCode, Identity, KernelFormat, MachineConfig,
     QemuMachine, Verb,
 };
 
+use rustix::process::Signal;
+
 use crate::{
-    command::{self, Plan, QMP_SOCKET, VHOST_SOCKET},
+    command::{self, Plan, VHOST_SOCKET},
     host::{self, Vsock},
     kvm,
     memory::Memory,
-    qmp,
     tsc::{self, Tsc},
 };
 
@@ -22,8 +27,11 @@ use crate::{
 /// fraction of a second; five seconds leave room for a busy host.
 const KVM_SILENCE_MS: u64 = 5000;
 
-/// How long QEMU may take to stand still or run on: it first finishes what its disks are at.
-const QMP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long QEMU may take to stand still: a thread stops when its disk has answered.
+const STILL: Duration = Duration::from_secs(5);
+
+/// How often it is looked at: it stands still within a millisecond, and nothing can be waited on before.
+const STILL_LOOK: Duration = Duration::from_millis(1);
 
 /// The verbs that work.
 const VERBS: [Verb; 11] = [
@@ -161,9 +169,25 @@ impl Backend for Qemu {
         Ok(accelerators.into_iter().map(launch).collect())
     }
 
-    fn set_paused(&self, paused: bool) -> Result<(), ErrorBody> {
-        qmp::set_paused(Path::new(QMP_SOCKET), paused, QMP_PATIENCE)
-            .map_err(|e| ErrorBody::new(ErrorCode::VmmFailed, e.to_string()))
+    /// By signals, which a QEMU that its guest has taken over cannot refuse. Not by QMP: its `stop` also stops the vhost-user device,
+    /// and vhost-device-vsock (0.3) gives up its work at the first byte of the host that it cannot place; the machine could never be
+    /// reached again.
+    fn set_paused(&self, vmm: ProcessId, paused: bool) -> Result<(), ErrorBody> {
+        let failed = |why: String| {
+            let doing = if paused { "paused" } else { "let run on" };
+            ErrorBody::new(ErrorCode::VmmFailed, format!("QEMU, process {}, cannot be {doing}: {why}", vmm.pid))
+        };
+        if !vmm.signal(if paused { Signal::STOP } else { Signal::CONT }).map_err(|e| failed(e.to_string()))? {
+            return Err(failed("it has ended".to_owned()));
+        }
+        let until = Instant::now() + STILL;
+        while paused && !vmm.is_stopped().map_err(|e| failed(e.to_string()))? {
+            if Instant::now() > until {
+                return Err(failed(format!("it does not stand still within {STILL:?}")));
+            }
+            thread::sleep(STILL_LOOK);
+        }
+        Ok(())
     }
 
     fn gave_up(&self, launch: &Launch, why: &str) {

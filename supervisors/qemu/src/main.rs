@@ -6,7 +6,6 @@ mod host;
 mod kernel_args;
 mod kvm;
 mod memory;
-mod qmp;
 mod tsc;
 
 use std::process::ExitCode;

@@ -1,5 +1,6 @@
 //! What a backend adds to the shared parts.
 
+use microagent_base::process::ProcessId;
 use microagent_supervisor_protocol::{Accelerator, Capabilities, Check, ErrorBody, Identity, MachineConfig, Verb};
 use serde::{Deserialize, Serialize};
 
@@ -27,12 +28,13 @@ pub trait Backend: Sync {
     /// When there is no way on this host.
     fn launches(&self, identity: &Identity, config: &MachineConfig) -> Result<Vec<Launch>, ErrorBody>;
 
-    /// Makes the CPUs of the machine whose directory is the working directory stand still, or lets them run on; returns once it is
-    /// so. That it is so already is no error. Called by the shim, whose one machine waits for it: it must return within 5 seconds.
+    /// Makes the CPUs of the machine that this VMM runs stand still, or lets them run on; returns once it is so. That it is so
+    /// already is no error. Called by the shim, in the machine's directory; its one machine waits for it, so it must return within 5
+    /// seconds.
     ///
     /// # Errors
-    /// When the VMM did not do it, or did not say so. It is then called again until it says so.
-    fn set_paused(&self, paused: bool) -> Result<(), ErrorBody>;
+    /// When the VMM did not do it, or did not say so. It is then called again, as the machine's record says, until it does.
+    fn set_paused(&self, vmm: ProcessId, paused: bool) -> Result<(), ErrorBody>;
 
     /// Told when a launch showed no sign of life and one after it did, so that later starts need not wait for it.
     fn gave_up(&self, launch: &Launch, why: &str);

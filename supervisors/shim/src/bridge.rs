@@ -44,7 +44,8 @@ pub(crate) struct Bridge {
 #[derive(Default)]
 struct State {
     far: Option<Far>,
-    cut: bool,
+    /// New connections are closed at once.
+    closed: bool,
     next: u64,
     /// Both ends of each connection; the guest's once it is there.
     open: BTreeMap<u64, Link>,
@@ -77,10 +78,15 @@ impl Bridge {
         self.lock().far = Some(far);
     }
 
+    /// Closes each new connection at once until [`Self::join`]; those that there are stay.
+    pub(crate) fn hold(&self) {
+        self.lock().closed = true;
+    }
+
     /// Closes every connection, and each new one at once, until [`Self::join`].
     pub(crate) fn cut(&self) {
         let mut state = self.lock();
-        state.cut = true;
+        state.closed = true;
         for link in std::mem::take(&mut state.open).into_values() {
             let _ = link.client.shutdown(Shutdown::Both);
             let _ = link.guest.map(|guest| guest.shutdown(Shutdown::Both));
@@ -89,7 +95,7 @@ impl Bridge {
 
     /// Takes connections again.
     pub(crate) fn join(&self) {
-        self.lock().cut = false;
+        self.lock().closed = false;
     }
 
     fn accept(&self, client: UnixStream) {
@@ -107,7 +113,7 @@ impl Bridge {
     /// A number for the client, and where it is led to; `None` when it is to be closed.
     fn register(&self, client: &UnixStream) -> Option<(u64, Far)> {
         let mut state = self.lock();
-        if state.cut || state.open.len() >= MAX_CONNECTIONS {
+        if state.closed || state.open.len() >= MAX_CONNECTIONS {
             return None;
         }
         let far = state.far?;

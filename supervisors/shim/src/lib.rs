@@ -40,6 +40,7 @@ mod timers;
 mod verbs;
 mod vmm;
 mod wish;
+mod word;
 
 pub use answer::main;
 pub use backend::{Backend, Launch, Program};

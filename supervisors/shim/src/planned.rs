@@ -1,5 +1,6 @@
 //! A backend that is not built yet: it says so, and what it found on the host.
 
+use microagent_base::process::ProcessId;
 use microagent_supervisor_protocol::{
     Capabilities, Check, CheckStatus, ErrorBody, ErrorCode, Identity, KernelFormat, MachineConfig, Verb,
 };
@@ -63,7 +64,7 @@ impl Backend for Planned {
         Err(ErrorBody::new(ErrorCode::UnsupportedVerb, self.not_yet()))
     }
 
-    fn set_paused(&self, _paused: bool) -> Result<(), ErrorBody> {
+    fn set_paused(&self, _vmm: ProcessId, _paused: bool) -> Result<(), ErrorBody> {
         Err(ErrorBody::new(ErrorCode::UnsupportedVerb, self.not_yet()))
     }
 

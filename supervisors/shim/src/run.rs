@@ -15,7 +15,6 @@ use std::{
 
 use jiff::Timestamp;
 use microagent_base::{Digest, durable, lock::FileLock, process::ProcessId};
-use microagent_guest_protocol::Event;
 use microagent_supervisor_protocol::{ErrorBody, ErrorCode, Machine, MachineConfig, MachineState, Owner, Response};
 
 use crate::{
@@ -47,17 +46,11 @@ pub(crate) enum Signal {
 /// How many signals may wait. A guest that tells faster than is recorded waits itself.
 const QUEUE: usize = 64;
 
-/// How long a guest that said its last may take to power off: it writes to its disks all that is still in its memory.
-const POWER_OFF: Duration = Duration::from_secs(300);
-
-/// How long outputs may take, all together, where nobody asked for the end of the machine.
-const COPYING: Duration = Duration::from_secs(600);
-
 /// How long the last output may take to reach the disk once the machine has ended.
 const LAST_OUTPUT: Duration = Duration::from_secs(30);
 
 /// How long a machine may run on after its connection was lost, or after its kernel panicked, before it is ended.
-const LOST: Duration = Duration::from_secs(30);
+pub(crate) const LOST: Duration = Duration::from_secs(30);
 
 /// Between two tries to reach a guest that should listen, or a VMM that should stand still or run.
 pub(crate) const RETRY: Duration = Duration::from_secs(2);
@@ -129,19 +122,20 @@ pub(crate) struct Shim<'a> {
     signals: Receiver<Signal>,
     /// Wishes that are answered once they are recorded.
     pub(crate) unanswered: Vec<SyncSender<Answer>>,
-    connection: Connection,
+    pub(crate) connection: Connection,
     /// Why the guest could not be reached the last time.
-    refusal: Option<io::Error>,
+    pub(crate) refusal: Option<io::Error>,
     pub(crate) timers: Timers,
-    vmm: Option<ProcessId>,
+    pub(crate) vmm: Option<ProcessId>,
     helper: Option<ProcessId>,
     started: Instant,
     alive: bool,
     ended: Option<io::Result<ExitStatus>>,
 }
 
+/// The connection to guest-init.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Connection {
+pub(crate) enum Connection {
     None,
     Open,
     Over,
@@ -401,58 +395,7 @@ impl<'a> Shim<'a> {
         }
     }
 
-    fn take_word(&mut self, word: Word, now: Instant) {
-        match word {
-            Word::NotYet(why) => {
-                self.refusal = Some(why);
-                self.connection = Connection::None;
-                self.timers.connect = Some(now + RETRY);
-            }
-            Word::Event(event) => {
-                let configured = matches!(event, Event::Configured { .. });
-                if let Err(why) = self.life.tell(event, Timestamp::now()) {
-                    self.life.fail(ErrorCode::GuestProtocol, why, "");
-                    self.kill();
-                } else if configured {
-                    self.timers.boot = None;
-                    self.stage("configured", now);
-                } else {
-                    self.limit_the_rest(now);
-                }
-            }
-            Word::Output(artifact) => {
-                if let Err(why) = self.life.output(artifact) {
-                    self.life.fail(ErrorCode::GuestProtocol, why, "");
-                    self.kill();
-                } else {
-                    self.limit_the_rest(now);
-                }
-            }
-            Word::Over(broken) => {
-                self.connection = Connection::Over;
-                if let Some(why) = broken {
-                    self.life.fail(ErrorCode::GuestProtocol, why, "");
-                    self.kill();
-                } else if self.life.is_copying() {
-                    self.life.abandon_outputs("the guest hung up before it was copied out");
-                    self.limit_the_rest(now);
-                } else if !self.life.is_done() {
-                    self.timers.end_by(now + LOST);
-                }
-            }
-        }
-    }
-
-    /// Once the workload has ended, what is left of the guest's life has its time.
-    fn limit_the_rest(&mut self, now: Instant) {
-        if self.life.is_done() {
-            self.timers.end_by(now + POWER_OFF);
-        } else if self.life.is_copying() {
-            self.timers.end_by(now + COPYING);
-        }
-    }
-
-    fn stage(&mut self, name: &str, now: Instant) {
+    pub(crate) fn stage(&mut self, name: &str, now: Instant) {
         self.life.machine.timings.insert(name.to_owned(), millis(now - self.started));
     }
 

@@ -55,11 +55,18 @@ impl Shim<'_> {
 
     fn become_state(&mut self, state: MachineState, now: Instant) -> Result<(), ErrorBody> {
         self.life.check_runs()?;
-        if state == MachineState::Quarantined {
+        match state {
+            // A machine that stands still answers nobody.
+            MachineState::Paused => self.bridge.hold(),
             // Before the machine runs on; it stays cut when it does not.
-            self.bridge.cut();
+            MachineState::Quarantined => self.bridge.cut(),
+            _ => {}
         }
-        self.set_paused(state == MachineState::Paused, now)?;
+        let done = self.set_paused(state == MachineState::Paused, now);
+        if done.is_err() && self.life.machine.state == MachineState::Running {
+            self.bridge.join();
+        }
+        done?;
         if state == MachineState::Running {
             self.bridge.join();
         }
@@ -78,7 +85,8 @@ impl Shim<'_> {
         if self.paused == Some(paused) {
             return Ok(());
         }
-        match self.backend.set_paused(paused) {
+        let Some(vmm) = self.vmm else { return Ok(()) };
+        match self.backend.set_paused(vmm, paused) {
             Ok(()) => {
                 self.paused = Some(paused);
                 self.timers.power = None;

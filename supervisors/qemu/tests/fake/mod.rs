@@ -198,10 +198,9 @@ impl Host {
         self.supervisor().quarantine(self.target(), PATIENCE)
     }
 
-    /// What QEMU was told to do, in order.
-    pub(crate) fn qemu_was_told(&self) -> Vec<String> {
-        let log = fs::read_to_string(self.dir().join(QMP_LOG)).unwrap_or_default();
-        log.lines().map(str::to_owned).collect()
+    /// Whether QEMU stands still.
+    pub(crate) fn is_still(&self) -> bool {
+        self.record().vmm.unwrap().is_stopped().unwrap()
     }
 
     /// A client's connection to the guest.
@@ -253,11 +252,6 @@ impl Drop for Host {
 pub(crate) fn guest() {
     let Ok(mode) = env::var("FAKE_GUEST") else { return };
     let listener = UnixListener::bind(GUEST_SOCKET).unwrap();
-    // As QEMU does: an earlier launch may have left it.
-    let _ = fs::remove_file("qmp.sock");
-    let qmp = UnixListener::bind("qmp.sock").unwrap();
-    let manner = mode.clone();
-    std::thread::spawn(move || qemu(&qmp, &manner));
     let _vhost = UnixListener::bind("vhost.sock").unwrap();
     if mode == "silent" {
         // It is ended with its machine.
@@ -367,49 +361,6 @@ fn echo(listener: &UnixListener) {
                 frame::write(&mut client, frame.kind, &frame.payload).unwrap();
             }
         });
-    }
-}
-
-/// What QEMU was told, as lines.
-pub(crate) const QMP_LOG: &str = "qmp.log";
-
-/// QEMU's side of QMP.
-fn qemu(listener: &UnixListener, mode: &str) {
-    let mut running = true;
-    let mut refuse = mode == "unwilling";
-    for client in listener.incoming() {
-        let mut client = client.unwrap();
-        let lines = BufReader::new(client.try_clone().unwrap()).lines();
-        let mut say = |text: &str| client.write_all(format!("{text}\n").as_bytes());
-        if mode == "babbling" {
-            while say("{\"event\":\"X\"}").is_ok() {}
-            continue;
-        }
-        say(r#"{"QMP":{}}"#).unwrap();
-        for line in lines.map_while(Result::ok) {
-            let command = line.rsplit('"').nth(1).unwrap().to_owned();
-            let mut log = fs::File::options().append(true).create(true).open(QMP_LOG).unwrap();
-            match command.as_str() {
-                "query-status" => {
-                    let status = if running { "running" } else { "paused" };
-                    say(&format!(r#"{{"return":{{"running":{running},"status":"{status}"}}}}"#)).unwrap();
-                    continue;
-                }
-                "stop" if refuse => {
-                    // Says no, and does it.
-                    (running, refuse) = (false, false);
-                    log.write_all(b"refused stop\n").unwrap();
-                    say(r#"{"error":{"class":"GenericError","desc":"not now"}}"#).unwrap();
-                    continue;
-                }
-                "stop" | "cont" => {
-                    running = command == "cont";
-                    writeln!(log, "{command}").unwrap();
-                }
-                _ => {}
-            }
-            say(r#"{"return":{}}"#).unwrap();
-        }
     }
 }
 
