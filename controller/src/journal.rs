@@ -9,6 +9,7 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use jiff::Timestamp;
@@ -106,6 +107,21 @@ impl Journal {
         self.file = writer(&self.path)?;
         self.len = 0;
         Ok(())
+    }
+}
+
+/// Takes what happened.
+pub trait Tell: Send + Sync {
+    /// Takes one event.
+    ///
+    /// # Errors
+    /// It cannot be kept.
+    fn tell(&self, event: &Event) -> Result<(), DurableError>;
+}
+
+impl Tell for Mutex<Journal> {
+    fn tell(&self, event: &Event) -> Result<(), DurableError> {
+        self.lock().unwrap_or_else(PoisonError::into_inner).append(event)
     }
 }
 

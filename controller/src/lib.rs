@@ -20,6 +20,8 @@ pub mod reconcile;
 pub mod reconcile_id;
 pub mod record;
 pub mod run;
+#[cfg(test)]
+mod sim;
 pub mod sink;
 pub mod source;
 pub mod world;

@@ -35,7 +35,7 @@ use self::{
 use crate::{
     Record,
     journal::EventType,
-    memory::{Failure, Stage},
+    memory::Stage,
     observed::{MachineSight, Observed},
     plan::Action,
     queue,
@@ -193,9 +193,10 @@ impl Metrics {
     pub fn planned(&self, pass: &Planned<'_>) {
         let Planned { before, after, observed, previous, status, now } = *pass;
         // All other stages fail in an action or in a job, and are counted there.
-        if let Some(failure) = after.memory.failure.as_ref().filter(|failure| failure.stage == Stage::Guest)
-            && before.memory.failure.as_ref().map(attempt) != Some(attempt(failure))
-        {
+        let attempt = |record: &Record| {
+            record.memory.failures.get(&Stage::Guest).map(|failure| (failure.count, failure.next_attempt))
+        };
+        if attempt(after).is_some_and(|failed| attempt(before) != Some(failed)) {
             self.failed(Stage::Guest);
         }
         if let MachineSight::Seen { machine, .. } = &observed.machine
@@ -235,7 +236,15 @@ impl Metrics {
     /// An action was done. Those that only begin something, or ask for it, are measured where it ends.
     pub fn acted(&self, action: &Action, took: Duration) {
         match action {
-            Action::CreateDisks | Action::StartMachine(_) | Action::DeleteMachine | Action::RemoveDisks => {
+            Action::CreateDisks
+            | Action::StartMachine(_)
+            | Action::PauseMachine
+            | Action::ResumeMachine
+            | Action::QuarantineMachine
+            | Action::KeepOutputs
+            | Action::DeleteMachine
+            | Action::RetainDisks
+            | Action::RemoveDisks => {
                 self.stage_duration.get((action.stage(),)).observe(took.as_secs_f64());
             }
             Action::ResolveImage
@@ -243,6 +252,7 @@ impl Metrics {
             | Action::InstallKernel
             | Action::HaltMachine { .. }
             | Action::KillMachine
+            | Action::WithdrawManifest
             | Action::Forget => {}
         }
     }
@@ -333,11 +343,6 @@ impl Drop for Pass<'_> {
         self.metrics.reconcile_duration.observe(self.began.elapsed().as_secs_f64());
         self.metrics.reconciles.get((SourceKind::Folder, self.outcome)).inc();
     }
-}
-
-/// Which failure it is, of all that a workspace had.
-fn attempt(failure: &Failure) -> (Stage, u32, Timestamp) {
-    (failure.stage, failure.count, failure.next_attempt)
 }
 
 struct Registering(Registry);

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use microagent_crds::status::Artifact;
 use microagent_supervisor_protocol::Machine;
+use serde::{Deserialize, Serialize};
 
 use crate::memory::Fault;
 
@@ -19,6 +21,12 @@ pub struct Observed {
     pub disks: Disks,
     /// The machine.
     pub machine: MachineSight,
+    /// The outputs that were kept last, where the machine that is seen had outputs.
+    pub kept_outputs: Option<KeptOutputs>,
+    /// The token of the restart that was requested for this UID last.
+    pub restart_request: Option<String>,
+    /// What declares the workspace is there and is ours to withdraw.
+    pub withdrawable: bool,
 }
 
 /// Work that is shared between workspaces and runs outside the pass.
@@ -106,6 +114,18 @@ pub struct Disks {
     pub complete: bool,
     /// Something of the workspace is on the host: its machine directory exists.
     pub any: bool,
+    /// Something that the workspace wrote is among it.
+    pub written: bool,
+}
+
+/// The outputs of one boot in their own place, where they outlive the machine and the workspace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KeptOutputs {
+    /// The boot that they are of.
+    pub boot_id: String,
+    /// The outputs.
+    pub artifacts: Vec<Artifact>,
 }
 
 /// What the backend's supervisor says of the machine.

@@ -10,6 +10,9 @@
 //!   status/_files/NAME.json       a manifest file from which no workspace could be read
 //!   events.jsonl, events.1.jsonl  the bounded journal
 //!   machines/UID/                 one machine: its disks, and what its supervisor keeps there
+//!   artifacts/NAMESPACE/NAME/UID/ the outputs of the last boot that had any: BOOT/OUTPUT.tar, and the list kept.json
+//!   retained/NAMESPACE/NAME/UID/  the disks of a workspace that is gone, where `lifecycle.onDelete` is `Retain`
+//!   orphans/UID/                  the disks of a machine that belonged to no workspace
 //! CACHE/
 //!   images/                       an OCI layout with its baselines
 //!   kernels/                      kernels and initramfs
@@ -142,6 +145,30 @@ impl Paths {
     #[must_use]
     pub fn machine(&self, uid: &str) -> MachinePaths {
         MachinePaths { dir: self.machines().join(uid) }
+    }
+
+    /// The outputs of a workspace. They outlive it.
+    #[must_use]
+    pub fn artifacts(&self, key: &Key, uid: &str) -> PathBuf {
+        self.state.join("artifacts").join(&key.namespace).join(&key.name).join(uid)
+    }
+
+    /// The list of the outputs of a workspace.
+    #[must_use]
+    pub fn kept_outputs(&self, key: &Key, uid: &str) -> PathBuf {
+        self.artifacts(key, uid).join("kept.json")
+    }
+
+    /// The disks of a workspace that is gone and wanted them retained.
+    #[must_use]
+    pub fn retained(&self, key: &Key, uid: &str) -> PathBuf {
+        self.state.join("retained").join(&key.namespace).join(&key.name).join(uid)
+    }
+
+    /// The disks of machines that belonged to no workspace.
+    #[must_use]
+    pub fn orphan(&self, uid: &str) -> PathBuf {
+        self.state.join("orphans").join(uid)
     }
 
     /// The image store.

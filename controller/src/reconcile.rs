@@ -6,6 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use microagent_base::durable::DurableError;
 use microagent_crds::{ConditionType, Reason};
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -13,8 +14,8 @@ use tracing::Instrument as _;
 use crate::{
     Key, Record,
     desired::Desired,
-    journal::{self, EventType, Journal},
-    memory::{Memory, Stage},
+    journal::{self, EventType, Tell},
+    memory::{Fault, Memory, Stage},
     metrics::{Metrics, Pass, Planned, label::Outcome},
     plan::{self, Action, Event, Input},
     queue::{Lease, Queue},
@@ -26,120 +27,31 @@ use crate::{
 /// When a pass that could not even write its record is tried again. The disk is full then, or the file system gone.
 const BROKEN_STORE_WAIT: Duration = Duration::from_secs(5);
 
-/// The reconciler: everything a pass needs.
-pub struct Reconciler<W, S> {
-    /// All effects.
-    pub world: W,
-    /// Where status goes.
-    pub sink: S,
-    /// What is desired and remembered.
-    pub desired: Arc<Mutex<Desired>>,
-    /// What happened.
-    pub journal: Mutex<Journal>,
-    /// Who is looked at next.
-    pub queue: Queue,
-    /// What is counted and measured.
-    pub metrics: Arc<Metrics>,
+/// The durable records, as a pass needs them.
+pub trait Store: Send + Sync {
+    /// The record of a workspace.
+    fn get(&self, key: &Key) -> Option<Record>;
+
+    /// The record with this memory, durable; nothing when the desired state has moved on since `record` was read.
+    ///
+    /// # Errors
+    /// It cannot be written; nothing has changed then.
+    fn remember(&self, record: &Record, memory: Memory) -> Result<Option<Record>, DurableError>;
+
+    /// Forgets a workspace of which nothing is left on the host; gives whether its name was declared again meanwhile.
+    ///
+    /// # Errors
+    /// It cannot be removed; call it again then.
+    fn forget(&self, key: &Key, now: Timestamp) -> Result<bool, DurableError>;
 }
 
-impl<W: World, S: Sink> Reconciler<W, S> {
-    /// One pass. Whatever happens, the workspace is looked at again in time.
-    pub async fn pass(&self, lease: Lease) {
-        let key = lease.key().clone();
-        // On every line of the pass: which workspace, and which pass. At the level that no filter of levels leaves out.
-        let span = tracing::error_span!("reconcile", workspace = %key, reconcile_id = %ReconcileId::next());
-        let mut pass = self.metrics.begin_pass();
-        let again = self.try_pass(&key, &mut pass).instrument(span.clone()).await;
-        if again.is_err() {
-            pass.outcome = Outcome::Failed;
-        }
-        drop(pass);
-        let _entered = span.enter();
-        match again {
-            Ok(Some(at)) => self.queue.add_at(key, at),
-            Ok(None) => {}
-            Err(error) => {
-                tracing::error!("{error}; trying again in {} s", BROKEN_STORE_WAIT.as_secs());
-                self.queue.add_at(key, Instant::now() + BROKEN_STORE_WAIT);
-            }
-        }
-        drop(lease);
+impl Store for Arc<Mutex<Desired>> {
+    fn get(&self, key: &Key) -> Option<Record> {
+        lock(self).get(key).cloned()
     }
 
-    /// When to look again; never when the workspace is gone.
-    async fn try_pass(&self, key: &Key, pass: &mut Pass<'_>) -> Result<Option<Instant>, crate::ControllerError> {
-        let Some(record) = self.desired().get(key).cloned() else {
-            pass.outcome = Outcome::Gone;
-            return Ok(None);
-        };
-        let observed = self.world.observe(&record).await;
-        let previous = self.sink.published(&record);
-        let now = Timestamp::now();
-        let fresh_boot_id = uuid::Uuid::new_v4().to_string();
-        let plan = plan::plan(&Input {
-            record: &record,
-            observed: &observed,
-            previous: &previous,
-            now,
-            fresh_boot_id: &fresh_boot_id,
-        });
-        // Remembered first: what is done next must not be done twice, should this process end right after it.
-        let Some(fresh) = self.remember(&record, plan.memory)? else {
-            pass.outcome = Outcome::Superseded;
-            return Ok(Some(Instant::now()));
-        };
-        self.metrics.planned(&Planned {
-            before: &record,
-            after: &fresh,
-            observed: &observed,
-            previous: &previous,
-            status: &plan.status,
-            now,
-        });
-        let record = fresh;
-        self.sink.publish(&record, &plan.status)?;
-        self.tell(&record, &plan.events, now);
-        let Some(action) = plan.next else {
-            let moving = plan.status.is_true(ConditionType::Reconciling);
-            pass.outcome = if moving { Outcome::Awaiting } else { Outcome::Settled };
-            return Ok(Some(instant(now, plan.wake)));
-        };
-        tracing::debug!(?action, "acting");
-        let began = Instant::now();
-        if let Err(fault) = self.world.act(&record, &action).await {
-            tracing::warn!(stage = ?action.stage(), code = fault.code, "{}", fault.message);
-            self.metrics.failed(action.stage());
-            self.note_failure(&record, action.stage(), fault)?;
-            return Ok(Some(Instant::now()));
-        }
-        self.metrics.acted(&action, began.elapsed());
-        pass.outcome = Outcome::Acted;
-        if action == Action::Forget {
-            self.sink.retract(key)?;
-            let reborn = self.desired().forget(key, now)?;
-            self.metrics.forget(&record.uid);
-            pass.outcome = Outcome::Gone;
-            let message = "the machine, its disks and its state are removed".to_owned();
-            self.tell(&record, &[Event { type_: EventType::Normal, reason: Reason::Deleted, message }], now);
-            return Ok(reborn.then(Instant::now));
-        }
-        Ok(Some(Instant::now()))
-    }
-
-    fn note_failure(
-        &self,
-        record: &Record,
-        stage: Stage,
-        fault: crate::memory::Fault,
-    ) -> Result<(), crate::ControllerError> {
-        let mut memory = record.memory.clone();
-        plan::record_failure(record, &mut memory, stage, fault, Timestamp::now());
-        self.remember(record, memory).map(drop)
-    }
-
-    /// The record with this memory, durable; nothing when the desired state has moved on since the record was read.
-    fn remember(&self, record: &Record, memory: Memory) -> Result<Option<Record>, crate::ControllerError> {
-        let mut desired = self.desired();
+    fn remember(&self, record: &Record, memory: Memory) -> Result<Option<Record>, DurableError> {
+        let mut desired = lock(self);
         let fresh = |now: &&Record| {
             now.uid == record.uid && now.generation == record.generation && now.deleted_at == record.deleted_at
         };
@@ -150,8 +62,134 @@ impl<W: World, S: Sink> Reconciler<W, S> {
         Ok(desired.get(&record.key).cloned())
     }
 
+    fn forget(&self, key: &Key, now: Timestamp) -> Result<bool, DurableError> {
+        lock(self).forget(key, now)
+    }
+}
+
+fn lock(desired: &Mutex<Desired>) -> MutexGuard<'_, Desired> {
+    desired.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The reconciler: everything a pass needs.
+pub struct Reconciler<W, S, D, J> {
+    /// All effects.
+    pub world: W,
+    /// Where status goes.
+    pub sink: S,
+    /// What is desired and remembered.
+    pub desired: D,
+    /// What happened.
+    pub journal: J,
+    /// Who is looked at next.
+    pub queue: Queue,
+    /// What is counted and measured.
+    pub metrics: Arc<Metrics>,
+}
+
+/// When a workspace is to be looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// At once: something was done.
+    Now,
+    /// At this time, if nothing happens before.
+    At(Timestamp),
+    /// Never: it is gone.
+    Never,
+}
+
+impl<W: World, S: Sink, D: Store, J: Tell> Reconciler<W, S, D, J> {
+    /// One pass. Whatever happens, the workspace is looked at again in time.
+    pub async fn pass(&self, lease: Lease) {
+        let key = lease.key().clone();
+        // On every line of the pass: which workspace, and which pass. At the level that no filter of levels leaves out.
+        let span = tracing::error_span!("reconcile", workspace = %key, reconcile_id = %ReconcileId::next());
+        let again = self.try_pass(&key).instrument(span.clone()).await;
+        let _entered = span.enter();
+        match again {
+            Ok(Again::Now) => self.queue.add(key),
+            Ok(Again::At(at)) => self.queue.add_at(key, instant(self.world.now(), at)),
+            Ok(Again::Never) => {}
+            Err(error) => {
+                tracing::error!("{error}; trying again in {} s", BROKEN_STORE_WAIT.as_secs());
+                self.queue.add_at(key, Instant::now() + BROKEN_STORE_WAIT);
+            }
+        }
+        drop(lease);
+    }
+
+    pub(crate) async fn try_pass(&self, key: &Key) -> Result<Again, DurableError> {
+        let mut pass = self.metrics.begin_pass();
+        let again = self.go_over(key, &mut pass).await;
+        if again.is_err() {
+            pass.outcome = Outcome::Failed;
+        }
+        again
+    }
+
+    async fn go_over(&self, key: &Key, pass: &mut Pass<'_>) -> Result<Again, DurableError> {
+        let Some(record) = self.desired.get(key) else {
+            pass.outcome = Outcome::Gone;
+            return Ok(Again::Never);
+        };
+        let observed = self.world.observe(&record).await;
+        let previous = self.sink.published(&record);
+        let now = self.world.now();
+        let plan = plan::plan(&Input {
+            record: &record,
+            machine_hash: &plan::machine_hash(&record.workspace.spec),
+            observed: &observed,
+            previous: &previous,
+            now,
+            fresh_boot_id: &self.world.fresh_boot_id(),
+        });
+        // Remembered first: what is done next must not be done twice, should this process end right after it.
+        let memory = plan.memory.unwrap_or_else(|| record.memory.clone());
+        let Some(fresh) = self.desired.remember(&record, memory)? else {
+            pass.outcome = Outcome::Superseded;
+            return Ok(Again::Now);
+        };
+        // Also a status that is as it was published: the object has more than the status.
+        let status = plan.status.as_ref().unwrap_or(&previous);
+        let planned = Planned { before: &record, after: &fresh, observed: &observed, previous: &previous, status, now };
+        self.metrics.planned(&planned);
+        let record = fresh;
+        self.sink.publish(&record, status)?;
+        self.tell(&record, &plan.events, now);
+        let Some(action) = plan.next else {
+            let moving = status.is_true(ConditionType::Reconciling);
+            pass.outcome = if moving { Outcome::Awaiting } else { Outcome::Settled };
+            return Ok(Again::At(plan.wake));
+        };
+        tracing::debug!(?action, "acting");
+        let began = Instant::now();
+        if let Err(fault) = self.world.act(&record, &action).await {
+            tracing::warn!(stage = ?action.stage(), code = fault.code, "{}", fault.message);
+            self.metrics.failed(action.stage());
+            self.note_failure(&record, action.stage(), fault)?;
+            return Ok(Again::Now);
+        }
+        self.metrics.acted(&action, began.elapsed());
+        pass.outcome = Outcome::Acted;
+        if action == Action::Forget {
+            self.sink.retract(key)?;
+            let reborn = self.desired.forget(key, now)?;
+            self.metrics.forget(&record.uid);
+            pass.outcome = Outcome::Gone;
+            let message = "the machine, its disks and its state are removed".to_owned();
+            self.tell(&record, &[Event { type_: EventType::Normal, reason: Reason::Deleted, message }], now);
+            return Ok(if reborn { Again::Now } else { Again::Never });
+        }
+        Ok(Again::Now)
+    }
+
+    fn note_failure(&self, record: &Record, stage: Stage, fault: Fault) -> Result<(), DurableError> {
+        let mut memory = record.memory.clone();
+        plan::record_failure(record, &mut memory, stage, fault, self.world.now());
+        self.desired.remember(record, memory).map(drop)
+    }
+
     fn tell(&self, record: &Record, events: &[Event], time: Timestamp) {
-        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         for event in events {
             self.metrics.event(event.type_);
             let line = journal::Event {
@@ -167,14 +205,10 @@ impl<W: World, S: Sink> Reconciler<W, S> {
                 EventType::Warning => tracing::warn!(reason = %event.reason, "{}", event.message),
             }
             // An event that cannot be kept is still in the log and in the status; the pass goes on.
-            if let Err(error) = journal.append(&line) {
+            if let Err(error) = self.journal.tell(&line) {
                 tracing::error!("{error}");
             }
         }
-    }
-
-    fn desired(&self) -> MutexGuard<'_, Desired> {
-        self.desired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -35,7 +35,7 @@ const PASSES: usize = 8;
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The reconciler of one host.
-type HostReconciler = Reconciler<Arc<Host>, StatusFiles>;
+type HostReconciler = Reconciler<Arc<Host>, StatusFiles, Arc<Mutex<Desired>>, Mutex<Journal>>;
 
 /// How the controller runs.
 #[derive(Clone, Debug)]

@@ -81,6 +81,8 @@ reasons! {
     Running,
     /// The health probe succeeds, or there is none and the workload runs.
     Healthy,
+    /// The health probe has not given its first verdict yet.
+    HealthUnknown,
     /// The health probe fails.
     Unhealthy,
     /// The workload ended with success and is not to run again.
@@ -95,10 +97,16 @@ reasons! {
     Paused,
     /// The machine runs cut off from everything, as was asked for.
     Quarantined,
+    /// The machine is being started anew, as was asked for.
+    Restarting,
+    /// The machine was halted because nothing used it for `lifecycle.idleTimeoutSeconds`.
+    Idle,
     /// No machine is to run, so this does not apply.
     NotRunning,
     /// The workspace is being deleted.
     Terminating,
+    /// The workspace reached its time to live or its expiry: nothing of it is left on the host but what is kept of its outputs.
+    Expired,
     /// Nothing of the workspace is left on the host.
     Deleted,
     /// The running machine was made from an older spec; it takes the new one at its next start.
@@ -195,8 +203,12 @@ reasons! {
     MachineLost,
     /// More than one machine runs for this workspace; none is touched.
     MultipleMachines,
+    /// The machine could not be paused, resumed or cut off.
+    PowerFailed,
     /// The machine could not be stopped.
     HaltFailed,
+    /// The outputs could not be kept.
+    OutputsFailed,
     /// The disks and state could not be deleted.
     CleanupFailed,
     /// The host's disk is full.
@@ -209,8 +221,6 @@ reasons! {
     HostError,
     /// The way to Ready took longer than `lifecycle.progressDeadlineSeconds`.
     ProgressDeadlineExceeded,
-    /// The workspace reached its time to live, idle timeout or expiry.
-    Expired,
     /// The work was given up because nobody wants it any more.
     Cancelled,
     /// The reason is not one that this version knows.

@@ -62,7 +62,7 @@ struct Workspace {
     /// The code of what is wrong with its manifest as it is now.
     problem: Option<String>,
     boot: Option<String>,
-    failure: Option<Failed>,
+    failures: Vec<Failed>,
     restarts: u32,
     next_restart: Option<Timestamp>,
     halt_asked_at: Option<Timestamp>,
@@ -98,7 +98,7 @@ pub(super) fn render(admin: &Admin) -> serde_json::Result<String> {
         deleted_at: record.deleted_at,
         problem: record.problem.as_ref().map(|problem| problem.code.clone()),
         boot: record.memory.boot.as_ref().map(|boot| boot.id.clone()),
-        failure: record.memory.failure.as_ref().map(Failed::from),
+        failures: record.memory.failures.iter().map(Failed::from).collect(),
         restarts: record.memory.restarts.count,
         next_restart: record.memory.restarts.next_attempt,
         halt_asked_at: record.memory.halt.as_ref().map(|halt| halt.at),
@@ -139,10 +139,10 @@ impl From<JobSight> for Job {
     }
 }
 
-impl From<&Failure> for Failed {
-    fn from(failure: &Failure) -> Self {
+impl From<(&Stage, &Failure)> for Failed {
+    fn from((stage, failure): (&Stage, &Failure)) -> Self {
         Self {
-            stage: failure.stage,
+            stage: *stage,
             code: failure.fault.code.clone(),
             count: failure.count,
             next_attempt: failure.next_attempt,

@@ -160,7 +160,7 @@ label!(HintReason, "reason",
 );
 label!(Stage, "stage",
     Image => "image", Rootfs => "rootfs", Kernel => "kernel", Disks => "disks",
-    Start => "start", Guest => "guest", Halt => "halt", Delete => "delete",
+    Start => "start", Guest => "guest", Power => "power", Halt => "halt", Outputs => "outputs", Delete => "delete",
 );
 label!(Phase, "phase",
     Pending => "pending", Building => "building", Starting => "starting", Running => "running", Halting => "halting",

@@ -7,7 +7,7 @@ use microagent_supervisor_protocol::{Machine, MachineState};
 use super::*;
 use crate::{
     Key,
-    memory::{Fault, HaltAsked, Memory},
+    memory::{Fault, HaltAsked, HaltCause, Memory},
     observed::{Disks, Work},
     plan::record_failure,
 };
@@ -30,7 +30,16 @@ fn record(name: &str) -> Record {
 }
 
 fn observed(machine: MachineSight) -> Observed {
-    Observed { image: Work::Absent, rootfs: Work::Absent, kernel: Work::Absent, disks: Disks::default(), machine }
+    Observed {
+        image: Work::Absent,
+        rootfs: Work::Absent,
+        kernel: Work::Absent,
+        disks: Disks::default(),
+        machine,
+        kept_outputs: None,
+        restart_request: None,
+        withdrawable: false,
+    }
 }
 
 fn status(phase: Phase, is: &[ConditionType]) -> WorkspaceStatus {
@@ -129,7 +138,7 @@ fn a_failed_guest_counts_once_however_often_it_is_seen() {
     assert_eq!(seen(&well, &first), 1.0);
     assert_eq!(seen(&first, &first), 1.0);
     let mut retrying = first.clone();
-    retrying.memory.failure.as_mut().unwrap().retrying = true;
+    retrying.memory.failures.get_mut(&Stage::Guest).unwrap().retrying = true;
     assert_eq!(seen(&first, &retrying), 1.0);
     let second = failed(&retrying, Stage::Guest, 60);
     assert_eq!(seen(&retrying, &second), 2.0);
@@ -141,7 +150,8 @@ fn a_failed_guest_counts_once_however_often_it_is_seen() {
 fn a_halt_takes_from_its_request_until_the_end_of_its_boot_is_seen() {
     let metrics = Metrics::new();
     let mut before = record("web");
-    before.memory.halt = Some(HaltAsked { boot_id: "b".to_owned(), at: at(30) });
+    let cause = HaltCause::Unwanted;
+    before.memory.halt = Some(HaltAsked { boot_id: "b".to_owned(), at: at(30), asked_at: at(35), cause });
     let mut after = before.clone();
     (after.memory.halt, after.memory.counted_boot) = (None, Some("b".to_owned()));
     let (observed, status) = (observed(machine(MachineState::Exited)), WorkspaceStatus::default());

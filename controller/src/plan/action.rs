@@ -15,6 +15,12 @@ pub enum Action {
     CreateDisks,
     /// Start the machine for this boot, or find that it was started.
     StartMachine(Boot),
+    /// Make the machine's CPUs stand still.
+    PauseMachine,
+    /// Let the machine run on, connected.
+    ResumeMachine,
+    /// Cut the machine off from everything.
+    QuarantineMachine,
     /// Ask the guest to end within the grace period; the machine is ended after it in any case.
     HaltMachine {
         /// Seconds that the workload gets.
@@ -22,10 +28,16 @@ pub enum Action {
     },
     /// End the machine now.
     KillMachine,
+    /// Move the outputs of the boot that has ended to where they outlive the machine.
+    KeepOutputs,
     /// Remove what the supervisor keeps of the machine.
     DeleteMachine,
-    /// Remove the disks, and with them the workspace's directory.
+    /// Move what the workspace wrote to where it outlives the workspace.
+    RetainDisks,
+    /// End whatever may still run of the machine, and remove the workspace's directory with the disks in it.
     RemoveDisks,
+    /// Take back what declares the workspace, where that is ours.
+    WithdrawManifest,
     /// Forget the workspace: the last thing that happens to it.
     Forget,
 }
@@ -40,8 +52,12 @@ impl Action {
             Self::InstallKernel => Stage::Kernel,
             Self::CreateDisks => Stage::Disks,
             Self::StartMachine(_) => Stage::Start,
+            Self::PauseMachine | Self::ResumeMachine | Self::QuarantineMachine => Stage::Power,
             Self::HaltMachine { .. } | Self::KillMachine => Stage::Halt,
-            Self::DeleteMachine | Self::RemoveDisks | Self::Forget => Stage::Delete,
+            Self::KeepOutputs => Stage::Outputs,
+            Self::DeleteMachine | Self::RetainDisks | Self::RemoveDisks | Self::WithdrawManifest | Self::Forget => {
+                Stage::Delete
+            }
         }
     }
 }

@@ -18,12 +18,19 @@ pub(crate) fn next_attempt(now: Timestamp, count: u32, seed: &str) -> Timestamp 
     now.saturating_add(SignedDuration::from_millis(i64::try_from(wait).unwrap_or(i64::MAX))).unwrap_or(Timestamp::MAX)
 }
 
-/// An even draw from the text and the number: the first bytes of their SHA-256.
+/// Whether a wait until `at` is over. One that is longer than any wait can be is over too: the clock was set back.
+pub(crate) fn is_over(at: Timestamp, now: Timestamp) -> bool {
+    at <= now || at.duration_since(now) > SignedDuration::from_millis(MAX_MS.cast_signed())
+}
+
+/// An even draw from the text and the number: FNV-1a (RFC 9923), whose low bits are then mixed with its high ones.
 pub(crate) fn draw(seed: &str, count: u32) -> u64 {
-    let digest = microagent_base::Digest::of(format!("{seed}/{count}").as_bytes());
-    let mut first = [0; 8];
-    first.copy_from_slice(&digest.bytes()[..8]);
-    u64::from_le_bytes(first)
+    let hash = seed
+        .bytes()
+        .chain(count.to_le_bytes())
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash ^ (hash >> 29)
 }
 
 #[cfg(test)]
@@ -43,9 +50,25 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_is_over_at_its_time_or_when_the_clock_was_set_back() {
+        let second = |second| Timestamp::from_second(second).unwrap();
+        assert!(!is_over(second(1), second(0)) && !is_over(second(300), second(0)));
+        assert!(is_over(second(0), second(0)) && is_over(second(301), second(0)));
+    }
+
+    #[test]
     fn two_workspaces_that_failed_together_come_back_apart() {
         let now = Timestamp::UNIX_EPOCH;
         assert_ne!(next_attempt(now, 9, "a"), next_attempt(now, 9, "b"));
         assert_eq!(next_attempt(now, 9, "a"), next_attempt(now, 9, "a"));
+    }
+
+    #[test]
+    fn draws_are_spread_evenly() {
+        let mut buckets = [0u32; 16];
+        for n in 0..1600 {
+            buckets[usize::try_from(draw(&format!("01990000-0000-7000-8000-{n:012}"), n % 3) % 16).unwrap()] += 1;
+        }
+        assert!(buckets.iter().all(|count| (60..=140).contains(count)), "{buckets:?}");
     }
 }

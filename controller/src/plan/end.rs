@@ -4,9 +4,9 @@ use jiff::{SignedDuration, Timestamp};
 use microagent_crds::{RunPolicy, RunResult, Time};
 use microagent_supervisor_protocol::{Exit, Machine, MachineState};
 
-use super::{Input, backoff, failure::record_failure, machine_hash};
+use super::{Input, Notes, backoff, decide::is_alive, failure::record_failure};
 use crate::{
-    memory::{Boot, Fault, Memory, Stage},
+    memory::{Boot, Fault, HaltCause, Memory, Stage},
     observed::MachineSight,
 };
 
@@ -14,39 +14,74 @@ use crate::{
 const LONG_RUN: SignedDuration = SignedDuration::from_mins(10);
 
 /// Adopts a machine that runs, and counts the end of one that does not.
-pub(super) fn take_note(input: &Input<'_>, memory: &mut Memory) {
+pub(super) fn take_note(input: &Input<'_>, memory: &mut Notes<'_>) {
     let MachineSight::Seen { machine, .. } = &input.observed.machine else { return };
     let Some(identity) = &machine.identity else { return };
-    memory.setup_complete |= machine.guest.setup_complete;
     let known = memory.boot.as_ref().is_some_and(|boot| boot.id == identity.boot_id);
-    match machine.state {
-        MachineState::Starting | MachineState::Running | MachineState::Halting if !known => {
-            let spec = &input.record.workspace.spec;
+    if is_alive(machine) {
+        if !known {
             let current = identity.generation == input.record.generation;
-            memory.boot = Some(Boot {
+            memory.to_mut().boot = Some(Boot {
                 id: identity.boot_id.clone(),
                 generation: identity.generation,
-                machine_hash: if current { machine_hash(spec) } else { String::new() },
+                machine_hash: if current { input.machine_hash.to_owned() } else { String::new() },
             });
         }
-        MachineState::Exited if memory.counted_boot.as_deref() != Some(&identity.boot_id) => {
-            let hash = memory.boot.take_if(|_| known).map_or_else(String::new, |boot| boot.machine_hash);
-            memory.counted_boot = Some(identity.boot_id.clone());
+    } else if machine.state == MachineState::Exited && memory.counted_boot.as_deref() != Some(&identity.boot_id) {
+        let memory = memory.to_mut();
+        memory.counted_boot = Some(identity.boot_id.clone());
+        // While a boot is asked for, the end of another one says nothing: it is what an earlier boot left behind.
+        if known || memory.boot.is_none() {
+            let hash = memory.boot.take().map_or_else(String::new, |boot| boot.machine_hash);
             count(input, memory, machine, hash);
         }
-        _ => {}
+    } else {
+        return;
+    }
+    if machine.guest.setup_complete && !memory.setup_complete {
+        memory.to_mut().setup_complete = true;
+    }
+}
+
+/// When the workload ended, or its machine. The clock of a liar is not ahead of ours.
+fn finished_at(input: &Input<'_>, machine: &Machine) -> Timestamp {
+    machine.guest.workload_finished_at.or(machine.finished_at).unwrap_or(input.now).min(input.now)
+}
+
+/// A machine that was ended because its probe failed is one that failed, whatever its workload made of the signal.
+fn count_unhealthy(input: &Input<'_>, memory: &mut Memory, machine: &Machine, hash: String, probe: &str) {
+    let guest = &machine.guest;
+    let finished_at = finished_at(input, machine);
+    let end = guest.workload_exit.map_or_else(|| "was ended".to_owned(), describe);
+    memory.result = Some(RunResult {
+        exit_code: None,
+        signal: guest.workload_exit.and_then(|exit| exit.signal).map(i32::from),
+        oom_killed: guest.workload_exit.is_some_and(|exit| exit.oom_killed),
+        started_at: guest.workload_started_at.map(Time),
+        finished_at: Some(Time(finished_at)),
+        message: Some(format!("the health probe failed ({probe}), and the workload then {end}")),
+    });
+    if input.record.workspace.spec.run_policy == RunPolicy::Once {
+        memory.finished = Some(hash);
+    } else {
+        restart_later(input, memory, guest.workload_started_at, finished_at);
     }
 }
 
 /// What the end of this boot means.
 fn count(input: &Input<'_>, memory: &mut Memory, machine: &Machine, hash: String) {
-    let asked = machine
-        .identity
-        .as_ref()
-        .is_some_and(|identity| memory.halt.take_if(|halt| halt.boot_id == identity.boot_id).is_some());
+    let boot_id = machine.identity.as_ref().map_or("", |identity| &identity.boot_id);
+    let asked = memory.halt.take_if(|halt| halt.boot_id == boot_id).map(|halt| halt.cause);
+    if let Some(HaltCause::Unhealthy { message }) = asked {
+        return count_unhealthy(input, memory, machine, hash, &message);
+    }
+    if let Some(HaltCause::Idle { .. }) = asked {
+        memory.idle = Some(hash.clone());
+    }
+    let asked = asked.is_some();
     let policy = input.record.workspace.spec.run_policy;
     let guest = &machine.guest;
-    let finished_at = guest.workload_finished_at.or(machine.finished_at).unwrap_or(input.now);
+    let finished_at = finished_at(input, machine);
     let result = |exit: Option<Exit>, message: String| RunResult {
         exit_code: exit.and_then(|e| e.code).map(i32::from),
         signal: exit.and_then(|e| e.signal).map(i32::from),

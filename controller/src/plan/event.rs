@@ -18,7 +18,11 @@ pub struct Event {
 /// The events of the way from one status to the next.
 pub(super) fn transitions(previous: &WorkspaceStatus, status: &WorkspaceStatus) -> Vec<Event> {
     let changed = |condition: &&Condition| {
-        previous.condition(condition.type_).is_none_or(|p| p.status != condition.status || p.reason != condition.reason)
+        let before = previous.condition(condition.type_);
+        let differs = before.is_none_or(|p| p.status != condition.status || p.reason != condition.reason);
+        // Without a probe a workload is healthy because it runs, and that is told already.
+        let probed = before.is_some_and(|p| matches!(p.reason, Reason::Unhealthy | Reason::HealthUnknown));
+        differs && (condition.reason != Reason::Healthy || probed)
     };
     let mut events: Vec<Event> = Vec::new();
     for condition in status.conditions.iter().filter(changed).filter(|condition| is_news(condition)) {
@@ -35,7 +39,9 @@ pub(super) fn transitions(previous: &WorkspaceStatus, status: &WorkspaceStatus) 
 /// Whether a change to this is worth telling: a stage that is merely not reached is not, and what a stage tells the summary does
 /// not tell again.
 fn is_news(condition: &Condition) -> bool {
-    use Reason::{Halting, NoSetup, NotRunning, Pending, Progressing, Queued, Settled, Terminating, UpToDate, Waiting};
+    use Reason::{
+        Halting, NoSetup, NotRunning, Pending, Progressing, Queued, Restarting, Settled, Terminating, UpToDate, Waiting,
+    };
     let dull = matches!(
         condition.reason,
         Pending | Waiting | Progressing | Settled | NotRunning | Queued | UpToDate | NoSetup
@@ -45,7 +51,7 @@ fn is_news(condition: &Condition) -> bool {
     }
     match condition.type_ {
         ConditionType::Reconciling => false,
-        ConditionType::Ready => condition.is_true() || matches!(condition.reason, Terminating | Halting),
+        ConditionType::Ready => condition.is_true() || matches!(condition.reason, Terminating | Halting | Restarting),
         ConditionType::Stalled | ConditionType::RestartRequired => condition.is_true(),
         _ => true,
     }
@@ -53,5 +59,5 @@ fn is_news(condition: &Condition) -> bool {
 
 /// Whether the reason is of something that went wrong. What is not on the way to what was asked for is.
 pub(super) fn is_fault(reason: Reason) -> bool {
-    reason as u32 >= Reason::WorkloadFailed as u32
+    reason == Reason::Unhealthy || reason as u32 >= Reason::WorkloadFailed as u32
 }

@@ -2,27 +2,29 @@
 
 use jiff::Timestamp;
 
-use super::{Input, backoff};
+use super::{
+    Action, Input, Notes, backoff,
+    decide::{Decision, Standing},
+};
 use crate::{
     Record,
     memory::{Failure, Fault, Memory, Stage},
     observed::{MachineSight, Work},
 };
 
-/// Counts one more failure of a stage. A failure of another stage, or of another generation, starts a new count.
+/// Counts one more failure of a stage. A failure of another generation starts a new count.
 pub fn record_failure(record: &Record, memory: &mut Memory, stage: Stage, fault: Fault, now: Timestamp) {
-    let count = match &memory.failure {
-        Some(last) if last.stage == stage && last.generation == record.generation => last.count.saturating_add(1),
-        _ => 1,
-    };
-    let next_attempt = backoff::next_attempt(now, count, &record.uid);
     let generation = record.generation;
-    memory.failure = Some(Failure { stage, fault, count, generation, next_attempt, retrying: false });
+    let last = memory.failures.get(&stage).filter(|last| last.generation == generation);
+    let count = last.map_or(1, |last| last.count.saturating_add(1));
+    let next_attempt = backoff::next_attempt(now, count, &record.uid);
+    memory.failures.insert(stage, Failure { fault, count, generation, next_attempt, retrying: false });
 }
 
 /// Takes note of work that failed outside a pass, and forgets failures that are over.
-pub(super) fn take_note(input: &Input<'_>, memory: &mut Memory) {
+pub(super) fn take_note(input: &Input<'_>, memory: &mut Notes<'_>) {
     let observed = input.observed;
+    let generation = input.record.generation;
     let failed = [
         (Stage::Image, fault(&observed.image)),
         (Stage::Rootfs, fault(&observed.rootfs)),
@@ -30,38 +32,83 @@ pub(super) fn take_note(input: &Input<'_>, memory: &mut Memory) {
     ];
     for (stage, fault) in failed {
         let Some(fault) = fault else { continue };
-        let known = memory
-            .failure
-            .as_ref()
-            .is_some_and(|last| last.stage == stage && last.generation == input.record.generation && !last.retrying);
-        if !known {
-            record_failure(input.record, memory, stage, fault.clone(), input.now);
+        let known = memory.failures.get(&stage);
+        if !known.is_some_and(|last| last.generation == generation && !last.retrying) {
+            record_failure(input.record, memory.to_mut(), stage, fault.clone(), input.now);
         }
     }
+    if memory.failures.is_empty() {
+        return;
+    }
     // What an earlier boot did says nothing of the present one.
-    let present = |memory: &Memory| match &observed.machine {
-        MachineSight::Seen { machine, .. } if memory.boot.as_ref().is_some_and(|boot| is_boot(machine, &boot.id)) => {
-            Some(machine.clone())
-        }
+    let boot = memory.boot.as_ref().map(|boot| boot.id.clone());
+    let seen = match &observed.machine {
+        MachineSight::Seen { machine, .. } => Some(&**machine),
         _ => None,
     };
-    let over = |failure: &Failure| match failure.stage {
-        _ if failure.generation != input.record.generation => true,
+    let present = seen.filter(|machine| machine.identity.as_ref().map(|identity| &identity.boot_id) == boot.as_ref());
+    let alive = seen.filter(|machine| super::decide::is_alive(machine));
+    let is_over = |stage: Stage, failure: &Failure| match stage {
+        _ if failure.generation != generation => true,
         Stage::Image => observed.image.is_ready(),
         Stage::Rootfs => observed.rootfs.is_ready(),
         Stage::Kernel => observed.kernel.is_ready(),
         Stage::Disks => observed.disks.complete,
-        Stage::Start => present(memory).is_some_and(|machine| machine.guest.ready),
-        Stage::Guest => present(memory).is_some_and(|machine| machine.guest.workload_started_at.is_some()),
-        Stage::Halt | Stage::Delete => matches!(observed.machine, MachineSight::None),
+        Stage::Start => present.is_some_and(|machine| machine.guest.ready),
+        Stage::Guest => present.is_some_and(|machine| machine.guest.workload_started_at.is_some()),
+        Stage::Power => alive.is_none_or(|machine| super::attend::is_switched(input, machine)),
+        Stage::Halt => alive.is_none(),
+        // Each is over with what it holds up: the next start, or the workspace itself.
+        Stage::Outputs => {
+            let kept = observed.kept_outputs.as_ref().map(|kept| &kept.boot_id);
+            seen.is_none_or(|machine| machine.identity.as_ref().map(|identity| &identity.boot_id) == kept)
+        }
+        Stage::Delete => {
+            let wanted = input.record.deleted_at.is_none() && memory.expired.is_none();
+            wanted || (seen.is_none() && !observed.disks.any)
+        }
     };
-    if memory.failure.as_ref().is_some_and(over) {
-        memory.failure = None;
+    let over: Vec<Stage> =
+        memory.failures.iter().filter(|(stage, f)| is_over(**stage, f)).map(|(stage, _)| *stage).collect();
+    if !over.is_empty() {
+        memory.to_mut().failures.retain(|stage, _| !over.contains(stage));
     }
 }
 
-fn is_boot(machine: &microagent_supervisor_protocol::Machine, id: &str) -> bool {
-    machine.identity.as_ref().is_some_and(|identity| identity.boot_id == id)
+/// What became of an attempt to act.
+pub(super) enum Attempt {
+    Now(Decision),
+    Later(Decision),
+}
+
+impl Attempt {
+    pub(super) fn decision(self) -> Decision {
+        match self {
+            Self::Now(decision) | Self::Later(decision) => decision,
+        }
+    }
+}
+
+/// The action, unless its stage failed too recently.
+pub(super) fn attempt(
+    input: &Input<'_>,
+    memory: &mut Notes<'_>,
+    stage: Stage,
+    action: Action,
+    standing: Standing,
+) -> Attempt {
+    if let Some(failure) = memory.failures.get(&stage) {
+        if !backoff::is_over(failure.next_attempt, input.now) {
+            let standing = Standing::Retrying(stage, failure.fault.clone());
+            return Attempt::Later(Decision::waiting(standing, failure.next_attempt));
+        }
+        if !failure.retrying
+            && let Some(failure) = memory.to_mut().failures.get_mut(&stage)
+        {
+            failure.retrying = true;
+        }
+    }
+    Attempt::Now(Decision::acting(input, action, standing))
 }
 
 fn fault<T>(work: &Work<T>) -> Option<&Fault> {

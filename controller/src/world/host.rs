@@ -23,6 +23,7 @@ use super::{
     guest,
     guest_init::find_guest_init,
     jobs::Jobs,
+    keep,
     kernel::{bootable, kernel_source, needs, qemu_options},
     watch::Watch,
 };
@@ -186,11 +187,17 @@ impl Host {
             Ok((name, seen))
         });
         match sight {
-            Ok((_, seen)) if seen.uid != record.uid => MachineSight::Unknown(Fault {
-                code: "SupervisorFailed".to_owned(),
-                message: format!("the supervisor answered for the machine {} when asked for {}", seen.uid, record.uid),
-                retryable: false,
-            }),
+            Ok((_, seen)) if seen.uid != record.uid || seen.identity.as_ref().is_some_and(|i| i.uid != record.uid) => {
+                MachineSight::Unknown(Fault {
+                    code: "SupervisorFailed".to_owned(),
+                    message: format!(
+                        "the supervisor answered for the machine {} when asked for {}; nothing is done to either",
+                        seen.identity.as_ref().map_or(&seen.uid, |identity| &identity.uid),
+                        record.uid
+                    ),
+                    retryable: false,
+                })
+            }
             Ok((backend, seen)) => {
                 let timings = self.timings.lock().unwrap_or_else(PoisonError::into_inner);
                 let timings = timings.get(&record.uid).cloned().unwrap_or_default();
@@ -207,14 +214,18 @@ impl Host {
             None => Work::Absent,
         };
         let machine_paths = self.paths.machine(&record.uid);
+        let machine = self.machine(record);
         let complete = image
             .ready()
             .is_some_and(|(image, _)| self.disk_files(record, &image.digest).iter().all(|disk| disk.path.exists()));
         let ms = |took: Option<Duration>| took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         let reference = record.workspace.spec.image.clone();
         Observed {
-            disks: Disks { complete, any: machine_paths.dir().exists() },
-            machine: self.machine(record),
+            disks: Disks { complete, any: machine_paths.dir().exists(), written: machine_paths.disks().exists() },
+            kept_outputs: has_outputs(&machine).then(|| keep::kept_outputs(&self.paths, record)).flatten(),
+            restart_request: None,
+            withdrawable: record.file.parent() == Some(&self.paths.manifests()) && record.file.exists(),
+            machine,
             image: image.map(|(image, took)| ImageFacts {
                 reference,
                 digest: image.digest.to_string(),
@@ -323,6 +334,11 @@ impl Host {
         call(&found, self.target(record)).map_err(|e| backend::fault(&e))
     }
 
+    fn delete_machine(&self, record: &Record) -> Result<(), Fault> {
+        self.call(record, |s, target| s.delete(target, CALL_DEADLINE))?;
+        durable::remove_dir(&self.paths.machine(&record.uid).supervisor()).map_err(|e| host_fault(&e))
+    }
+
     fn release(&self, key: &Key) {
         self.pulls.release(key);
         self.builds.release(key);
@@ -337,15 +353,35 @@ impl Host {
                 let halt = supervisor::Halt { grace_seconds: *grace_seconds, no_wait: true };
                 self.call(record, |s, target| s.halt(target, halt, CALL_DEADLINE)).map(drop)
             }
-            Action::KillMachine => self.call(record, |s, target| s.kill(target, CALL_DEADLINE)).map(drop),
-            Action::DeleteMachine => {
-                self.call(record, |s, target| s.delete(target, CALL_DEADLINE))?;
-                durable::remove_dir(&self.paths.machine(&record.uid).supervisor()).map_err(|e| host_fault(&e))
+            Action::PauseMachine => self.call(record, |s, target| s.pause(target, CALL_DEADLINE)).map(drop),
+            Action::ResumeMachine => self.call(record, |s, target| s.resume(target, CALL_DEADLINE)).map(drop),
+            Action::QuarantineMachine => self.call(record, |s, target| s.quarantine(target, CALL_DEADLINE)).map(drop),
+            Action::KeepOutputs => {
+                let machine = self.call(record, |s, target| s.inspect(target, CALL_DEADLINE))?;
+                match &machine.identity {
+                    Some(identity) => keep::keep_outputs(&self.paths, record, &identity.boot_id, &machine.artifacts),
+                    None => Ok(()),
+                }
             }
+            Action::RetainDisks => {
+                let disks = self.paths.machine(&record.uid).disks();
+                keep::retain_disks(&disks, &self.paths.retained(&record.key, &record.uid))
+            }
+            Action::WithdrawManifest => durable::remove_file(&record.file).map_err(|e| host_fault(&e)),
+            Action::KillMachine => self.call(record, |s, target| s.kill(target, CALL_DEADLINE)).map(drop),
+            Action::DeleteMachine => self.delete_machine(record),
             Action::RemoveDisks => {
+                // A start that was on its way when the machine was looked at may have come to its end since.
+                if self.paths.machine(&record.uid).supervisor().exists() {
+                    self.delete_machine(record)?;
+                }
                 durable::remove_dir(self.paths.machine(&record.uid).dir()).map_err(|e| host_fault(&e))
             }
             Action::Forget => {
+                let dir = self.paths.machine(&record.uid);
+                if dir.dir().exists() {
+                    return Err(host_error(format!("{} is there again; it is removed first", dir.dir().display())));
+                }
                 self.release(&record.key);
                 self.timings.lock().unwrap_or_else(PoisonError::into_inner).remove(&record.uid);
                 Ok(())
@@ -410,6 +446,9 @@ impl World for Arc<Host> {
                 rootfs: Work::Absent,
                 kernel: Work::Absent,
                 disks: Disks::default(),
+                kept_outputs: None,
+                restart_request: None,
+                withdrawable: false,
                 machine: MachineSight::Unknown(host_error(format!("looking at the workspace failed: {e}"))),
             },
         }
@@ -442,6 +481,10 @@ impl HostView for Host {
     fn backend(&self) -> Result<&'static str, Fault> {
         self.backends.choose(microagent_crds::Backend::Auto).map(|chosen| chosen.name)
     }
+}
+
+fn has_outputs(sight: &MachineSight) -> bool {
+    matches!(sight, MachineSight::Seen { machine, .. } if !machine.artifacts.is_empty())
 }
 
 /// A disk of the workspace: one that is made (with its size) or a file that is there.

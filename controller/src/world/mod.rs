@@ -8,10 +8,13 @@ mod guest;
 mod guest_init;
 mod host;
 mod jobs;
+mod keep;
 mod kernel;
 mod watch;
 
 use std::future::Future;
+
+use jiff::Timestamp;
 
 pub use guest_init::{GUEST_INIT_VARIABLE, find_guest_init};
 pub use host::Host;
@@ -33,6 +36,16 @@ pub trait HostView: Send + Sync + 'static {
 
 /// Everything outside the reconciler.
 pub trait World: Send + Sync + 'static {
+    /// The time.
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    /// A name for a boot, which no boot had before.
+    fn fresh_boot_id(&self) -> String {
+        uuid::Uuid::new_v4().to_string()
+    }
+
     /// Looks at all that concerns one workspace. Changes nothing.
     fn observe(&self, record: &Record) -> impl Future<Output = Observed> + Send;
 
