@@ -1,6 +1,7 @@
-//! Processes told apart by id *and* start time: an id alone is used again by the kernel.
+//! Processes told apart by id, start time *and* boot of the host: the kernel uses an id again, and after a reboot it may give the
+//! same id at the same tick.
 
-use std::{fs, io, time::Duration};
+use std::{fmt, fs, io, str::FromStr, time::Duration};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -16,6 +17,60 @@ pub struct ProcessId {
     pub pid: u32,
     /// When it started, in clock ticks since the host booted: field 22 of `/proc/PID/stat`, proc(5).
     pub start_time: u64,
+    /// The boot of the host that it lived in. Without one, as in what was written before this was kept, the present boot is meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootId>,
+}
+
+/// One boot of the host: the 128 bits of `/proc/sys/kernel/random/boot_id`, random(4). Its text is 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BootId([u8; 16]);
+
+/// A text that is not a [`BootId`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is not a boot id of 32 hexadecimal digits")]
+pub struct ParseBootIdError(String);
+
+impl BootId {
+    /// The boot that the host is in.
+    ///
+    /// # Errors
+    /// When `/proc` is not mounted.
+    pub fn current() -> io::Result<Self> {
+        fs::read_to_string("/proc/sys/kernel/random/boot_id")?.parse().map_err(io::Error::other)
+    }
+}
+
+impl FromStr for BootId {
+    type Err = ParseBootIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
+        let mut bytes = [0; 16];
+        hex::decode_to_slice(digits, &mut bytes).map_err(|_| ParseBootIdError(text.to_owned()))?;
+        Ok(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for BootId {
+    type Error = ParseBootIdError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<BootId> for String {
+    fn from(boot: BootId) -> Self {
+        hex::encode(boot.0)
+    }
+}
+
+impl fmt::Debug for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from(*self))
+    }
 }
 
 impl ProcessId {
@@ -25,7 +80,7 @@ impl ProcessId {
     /// `NotFound` when there is none.
     pub fn of(pid: u32) -> io::Result<Self> {
         let (start_time, _) = stat(pid)?;
-        Ok(Self { pid, start_time })
+        Ok(Self { pid, start_time, boot: Some(BootId::current()?) })
     }
 
     /// The identity of this process.
@@ -36,9 +91,12 @@ impl ProcessId {
         Self::of(std::process::id())
     }
 
-    /// Whether this very process runs. A zombie does not.
+    /// Whether this very process runs. A zombie does not, nor does one of another boot of the host.
     #[must_use]
     pub fn is_alive(&self) -> bool {
+        if self.boot.is_some_and(|boot| !BootId::current().is_ok_and(|now| now == boot)) {
+            return false;
+        }
         matches!(stat(self.pid), Ok((start, state)) if start == self.start_time && state != 'Z' && state != 'X')
     }
 
@@ -108,6 +166,25 @@ mod tests {
         let reused = ProcessId { start_time: own.start_time + 1, ..own };
         assert!(!reused.is_alive());
         assert!(!reused.signal(Signal::KILL).unwrap(), "a reused id must not be signalled");
+    }
+
+    #[test]
+    fn a_process_of_an_earlier_boot_of_the_host_is_gone_whoever_has_its_id_and_start_time_now() {
+        let own = ProcessId::own().unwrap();
+        let earlier = ProcessId { boot: Some("00000000-0000-0000-0000-000000000001".parse().unwrap()), ..own };
+        assert!(!earlier.is_alive());
+        assert!(!earlier.signal(Signal::KILL).unwrap(), "a process of this boot must not be signalled");
+        assert!(earlier.wait_gone(Duration::ZERO).unwrap());
+    }
+
+    #[test]
+    fn an_id_that_was_written_without_a_boot_still_counts() {
+        let own = ProcessId::own().unwrap();
+        let text = format!(r#"{{"pid":{},"startTime":{}}}"#, own.pid, own.start_time);
+        assert!(serde_json::from_str::<ProcessId>(&text).unwrap().is_alive());
+        let again: ProcessId = serde_json::from_str(&serde_json::to_string(&own).unwrap()).unwrap();
+        assert_eq!(again, own);
+        assert!("0123".parse::<BootId>().is_err() && "x".repeat(32).parse::<BootId>().is_err());
     }
 
     #[test]

@@ -10,8 +10,8 @@ use clap::{
 
 use crate::{
     commands::{
-        apply, completion, delete, describe, doctor, events, exec, explain, get, image, kernel, logs, run, up, version,
-        wait,
+        apply, completion, delete, describe, doctor, events, exec, explain, get, image, kernel, logs, plan, restart,
+        run, up, version, wait,
     },
     failure::USAGE,
     output,
@@ -28,7 +28,7 @@ use crate::{
     arg_required_else_help = true,
     max_term_width = 110,
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 75 try again; `run` and `exec` end with the command's own code, \
-                  or 128 and the number of the signal that ended it."
+                  or 128 and the number of the signal that ended it; `plan` with 2 when something would change."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -61,11 +61,13 @@ pub(crate) enum Command {
     Up(up::Args),
     Run(Box<run::Args>),
     Apply(apply::Args),
+    Plan(plan::Args),
     Get(get::Args),
     Describe(describe::Args),
     Logs(logs::Args),
     Exec(exec::Args),
     Wait(wait::Args),
+    Restart(restart::Args),
     Events(events::Args),
     Delete(delete::Args),
     Image(image::Args),

@@ -92,13 +92,7 @@ pub(crate) fn not_found(key: &Key) -> Failure {
 /// it must not hide the others.
 pub(crate) fn list(paths: &Paths, namespace: Option<&str>, mut unreadable: impl FnMut(Failure)) -> Result<Vec<Object>> {
     let mut keys = manifests::keys(paths)?;
-    for dir in names(&paths.status())? {
-        // The problems of files are beside the namespaces; no namespace starts with `_`.
-        if !dir.starts_with('_') {
-            let files = names(&paths.status().join(&dir))?;
-            keys.extend(files.iter().filter_map(|f| Some(Key::new(dir.clone(), f.strip_suffix(".json")?))));
-        }
-    }
+    keys.extend(stored(&paths.status())?);
     keys.retain(|key| namespace.is_none_or(|n| n == key.namespace));
     keys.sort();
     keys.dedup();
@@ -110,6 +104,19 @@ pub(crate) fn list(paths: &Paths, namespace: Option<&str>, mut unreadable: impl 
         }
     }
     Ok(objects)
+}
+
+/// The workspaces of which there is a file in the directories of namespaces in `dir`.
+pub(crate) fn stored(dir: &Path) -> Result<Vec<Key>> {
+    let mut keys = Vec::new();
+    for namespace in names(dir)? {
+        // The problems of files are beside the namespaces; no namespace starts with `_`.
+        if !namespace.starts_with('_') {
+            let files = names(&dir.join(&namespace))?;
+            keys.extend(files.iter().filter_map(|f| Some(Key::new(namespace.clone(), f.strip_suffix(".json")?))));
+        }
+    }
+    Ok(keys)
 }
 
 /// The names in a directory that are neither hidden nor temporary; none when it is not there.

@@ -15,10 +15,12 @@ pub mod metrics;
 pub mod observed;
 pub mod paths;
 pub mod plan;
+pub mod preview;
 pub mod queue;
 pub mod reconcile;
 pub mod reconcile_id;
 pub mod record;
+pub mod request;
 pub mod run;
 #[cfg(test)]
 mod sim;

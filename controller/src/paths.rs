@@ -8,6 +8,7 @@
 //!   workspaces/NAMESPACE/NAME.json  the record of each workspace: UID, generation, last good spec, memory
 //!   status/NAMESPACE/NAME.json    the whole object with its status, for people and programs
 //!   status/_files/NAME.json       a manifest file from which no workspace could be read
+//!   requests/NAMESPACE.NAME.json  a restart that `microagent restart` asks for
 //!   events.jsonl, events.1.jsonl  the bounded journal
 //!   machines/UID/                 one machine: its disks, and what its supervisor keeps there
 //!   artifacts/NAMESPACE/NAME/UID/ the outputs of the last boot that had any: BOOT/OUTPUT.tar, and the list kept.json
@@ -68,8 +69,8 @@ impl Paths {
     /// # Errors
     /// Those of the operating system.
     pub fn create(&self) -> Result<(), DurableError> {
-        for dir in [self.manifests(), self.workspaces(), self.status(), self.machines(), self.images(), self.kernels()]
-        {
+        let state = [self.manifests(), self.requests(), self.workspaces(), self.status(), self.machines()];
+        for dir in state.into_iter().chain([self.images(), self.kernels()]) {
             durable::private_dir(&dir)?;
         }
         Ok(())
@@ -127,6 +128,18 @@ impl Paths {
     #[must_use]
     pub fn file_problems(&self) -> PathBuf {
         self.status().join("_files")
+    }
+
+    /// What people ask for that is no part of a manifest.
+    #[must_use]
+    pub fn requests(&self) -> PathBuf {
+        self.state.join("requests")
+    }
+
+    /// The restart that is asked for of a workspace.
+    #[must_use]
+    pub fn restart_request(&self, key: &Key) -> PathBuf {
+        self.requests().join(format!("{}.{}.json", key.namespace, key.name))
     }
 
     /// The journal of events.

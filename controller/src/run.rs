@@ -23,6 +23,7 @@ use crate::{
     metrics::Metrics,
     queue::Queue,
     reconcile::Reconciler,
+    request,
     sink::{Sink as _, StatusFiles},
     source::{FolderSource, Hint, watch},
     world::Host,
@@ -123,6 +124,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
     let metrics = Arc::new(Metrics::new());
     let host = Arc::new(Host::open(&paths, parallelism, wake, &metrics).map_err(ControllerError::Host)?);
     let dirs = || std::iter::once(paths.manifests()).chain(folders.iter().cloned());
+    let watched = dirs().chain([paths.requests()]).collect();
     let desired = Arc::new(Mutex::new(Desired::load(&paths, dirs())?));
     let health = Arc::new(Health::new(dirs()));
     let admin = Arc::new(Admin::new(metrics.clone(), health.clone(), queue.clone(), desired.clone(), host.clone()));
@@ -139,8 +141,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
     sources.extend(folders.iter().map(FolderSource::new));
     let (hints, hinted) = mpsc::channel(1);
     let tasks = TaskTracker::new();
-    tasks.spawn(stop_with(shutdown.clone(), watch(dirs().collect(), hints, relist)));
-    tasks.spawn(stop_with(shutdown.clone(), follow(sources, hinted, reconciler.clone(), health.clone())));
+    tasks.spawn(stop_with(shutdown.clone(), watch(watched, hints, relist)));
+    tasks
+        .spawn(stop_with(shutdown.clone(), follow(sources, hinted, paths.clone(), reconciler.clone(), health.clone())));
     for listener in listeners {
         tasks.spawn(stop_with(shutdown.clone(), admin::serve(admin.clone(), listener)));
     }
@@ -197,6 +200,7 @@ async fn stop_with(shutdown: CancellationToken, work: impl Future<Output = ()>) 
 async fn follow(
     mut sources: Vec<FolderSource>,
     mut hinted: mpsc::Receiver<Hint>,
+    paths: Paths,
     reconciler: Arc<HostReconciler>,
     health: Arc<Health>,
 ) {
@@ -222,7 +226,11 @@ async fn follow(
         };
         sources = back;
         again = recheck;
-        for key in changed {
+        let asked = request::keys(&paths).unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            Vec::new()
+        });
+        for key in changed.into_iter().chain(asked) {
             reconciler.queue.add(key);
         }
         if first {

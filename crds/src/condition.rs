@@ -119,7 +119,8 @@ condition_types! {
     Running,
     /// The health probe succeeds.
     Healthy,
-    /// The running machine was made from an older spec.
+    /// The running machine was made from an older spec; `microagent restart`, or another text of the annotation
+    /// `microagent.dev/restart`, starts it anew.
     RestartRequired,
     /// The controller is on its way to what was asked for.
     Reconciling,

@@ -5,11 +5,11 @@
 use crate::{
     disks::DiskSpec,
     files::FileSpec,
+    health::HttpScheme,
     kernel::KernelSource,
-    lifecycle::OnDelete,
     network::NetworkMode,
     resources::RootDiskMode,
-    spec::{Backend, PowerState, WorkspaceSpec},
+    spec::{Backend, WorkspaceSpec},
 };
 
 /// Where a workspace comes from.
@@ -58,9 +58,6 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     all("spec.imagePullSecrets", "", "remove it, and log in on the host: the Docker config file there is used", |s| {
         field(!s.image_pull_secrets.is_empty(), "spec.imagePullSecrets")
     }),
-    all("spec.powerState", "Paused, Quarantined", "use `Running`, or `runPolicy: Halted` to stop the machine", |s| {
-        field(s.power_state != PowerState::Running, "spec.powerState")
-    }),
     all("spec.backend", "Firecracker, AppleVf", "use `Auto` or `Qemu`", |s| {
         field(matches!(s.backend, Backend::Firecracker | Backend::AppleVf), "spec.backend")
     }),
@@ -107,27 +104,15 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     all("spec.network.egress", "", "remove it: without a network everything is denied", |s| {
         field(s.network.egress.is_some(), "spec.network.egress")
     }),
-    all("spec.health", "", "remove it: the workload counts as healthy while it runs", |s| {
-        field(s.health.is_some(), "spec.health")
-    }),
-    all("spec.outputs", "", "remove it, and fetch files with `microagent exec NAME -- cat PATH`", |s| {
-        field(!s.outputs.is_empty(), "spec.outputs")
-    }),
-    all("spec.lifecycle.ttlSecondsAfterFinished", "", "remove it, and delete the workspace yourself", |s| {
-        field(s.lifecycle.ttl_seconds_after_finished.is_some(), "spec.lifecycle.ttlSecondsAfterFinished")
-    }),
-    all("spec.lifecycle.idleTimeoutSeconds", "", "remove it, and set `runPolicy: Halted` when it is idle", |s| {
-        field(s.lifecycle.idle_timeout_seconds.is_some(), "spec.lifecycle.idleTimeoutSeconds")
-    }),
-    all("spec.lifecycle.expiresAt", "", "remove it, and delete the workspace yourself", |s| {
-        field(s.lifecycle.expires_at.is_some(), "spec.lifecycle.expiresAt")
-    }),
-    all("spec.lifecycle.progressDeadlineSeconds", "", "remove it, and give `microagent wait` a `--timeout`", |s| {
-        field(s.lifecycle.progress_deadline_seconds.is_some(), "spec.lifecycle.progressDeadlineSeconds")
-    }),
-    all("spec.lifecycle.onDelete", "Retain", "use `Delete`, and copy out what you need before", |s| {
-        field(s.lifecycle.on_delete == OnDelete::Retain, "spec.lifecycle.onDelete")
-    }),
+    all(
+        "spec.health.httpGet.scheme",
+        "HTTPS",
+        "use `HTTP`, `tcpSocket`, or an `exec` of a program in the image that speaks TLS",
+        |s| {
+            let get = s.health.as_ref().and_then(|health| health.http_get.as_ref());
+            field(get.is_some_and(|get| get.scheme == HttpScheme::Https), "spec.health.httpGet.scheme")
+        },
+    ),
     Unsupported {
         field: "spec.nodeName",
         values: "",

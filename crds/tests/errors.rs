@@ -193,8 +193,6 @@ fn what_cannot_be_done_yet_is_refused_by_name() {
         &[
             ("docker-archive", format!("{HEAD}spec:\n  image: docker-archive:/a.tar\n")),
             ("pull secrets", with_spec("imagePullSecrets: [{name: a}]")),
-            ("paused", with_spec("powerState: Paused")),
-            ("quarantined", with_spec("powerState: Quarantined")),
             ("firecracker", with_spec("backend: Firecracker")),
             ("apple-vf", with_spec("backend: AppleVf")),
             (
@@ -214,13 +212,7 @@ fn what_cannot_be_done_yet_is_refused_by_name() {
             ("user network", with_spec("network: {mode: User}")),
             ("ports", with_spec("network:\n  ports: [{guestPort: 80}]")),
             ("egress", with_spec("network: {mode: Mediated, egress: {allow: [{host: example.com}]}}")),
-            ("health", with_spec("health: {exec: {command: [a]}}")),
-            ("outputs", with_spec("outputs: [{name: a, path: /out}]")),
-            ("time to live", with_spec("lifecycle: {ttlSecondsAfterFinished: 1}")),
-            ("idle timeout", with_spec("lifecycle: {idleTimeoutSeconds: 1}")),
-            ("expiry", with_spec("lifecycle: {expiresAt: \"2030-01-01T00:00:00Z\"}")),
-            ("progress deadline", with_spec("lifecycle: {progressDeadlineSeconds: 1}")),
-            ("retain", with_spec("lifecycle: {onDelete: Retain}")),
+            ("a probe over TLS", with_spec("health: {httpGet: {port: 443, scheme: HTTPS}}")),
             ("node", with_spec("nodeName: a")),
         ],
     );
@@ -237,7 +229,7 @@ fn everything_in_the_table_has_a_golden_refusal() {
 #[test]
 fn a_refusal_has_another_reason_than_a_mistake() {
     let reason = |text: &str| parse(text, "a").pop().unwrap().unwrap_err().reason();
-    assert_eq!(reason(&with_spec("powerState: Paused")), Reason::NotSupported);
+    assert_eq!(reason(&with_spec("rootDisk: {mode: Copy}")), Reason::NotSupported);
     assert_eq!(reason(&with_spec("powerState: Off")), Reason::InvalidManifest);
 }
 
@@ -253,14 +245,16 @@ fn too_much_is_refused_before_it_is_read() {
 #[test]
 fn a_full_manifest_is_accepted() {
     let text = with_spec(
-        "imagePullPolicy: Always\nrunPolicy: Once\npowerState: Running\nbackend: Qemu\n\
+        "imagePullPolicy: Always\nrunPolicy: Once\npowerState: Paused\nbackend: Qemu\n\
          kernel: {source: package, version: \"6.1\", args: [quiet, loglevel=3]}\n\
          resources: {cpus: 2, memory: 1Gi, disk: 20Gi}\nrootDisk: {mode: Overlay}\n\
          setup: [{run: \"apt-get update\"}]\ncommand: [sh, -c]\nargs: [\"echo $A\"]\nenv: [{name: A, value: b}, {name: B}]\n\
          workingDir: /work\nuser: \"1000:1000\"\nfiles: [{path: /etc/motd, content: hi, mode: \"0600\", owner: root}]\n\
          disks:\n- {name: data, mountPath: /data, source: {empty: {size: 1Gi}}}\n\
          - {name: ref, mountPath: /ref, readOnly: true, source: {image: {path: /srv/ref.ext4}}}\n\
-         network: {mode: None}\nlifecycle: {terminationGracePeriodSeconds: 5, onDelete: Delete}\nhealth:\nworkingDir2:",
+         network: {mode: None}\nlifecycle: {terminationGracePeriodSeconds: 5, onDelete: Retain, ttlSecondsAfterFinished: 0, \
+         idleTimeoutSeconds: 60, expiresAt: \"2030-01-01T00:00:00Z\", progressDeadlineSeconds: 300}\n\
+         outputs: [{name: out, path: /out}]\nhealth: {httpGet: {port: 80}}\nworkingDir2:",
     );
     assert!(errors(&text).contains("unknown field `workingDir2`"));
     let workspace = ok(text.trim_end().trim_end_matches("workingDir2:"));

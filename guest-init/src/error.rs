@@ -52,6 +52,9 @@ pub(crate) enum Error {
     /// Which setup steps have run is not known, or cannot be kept.
     #[error("cannot {doing} the record of finished setup steps on the writable disk: {source}")]
     SetupRecordFailed { doing: &'static str, source: io::Error },
+    /// The thread that probes.
+    #[error("cannot start the health probe: {0}. Give the machine more memory")]
+    ProberFailed(io::Error),
     /// Nothing new starts.
     #[error("the machine is shutting down")]
     ShuttingDown,
@@ -81,6 +84,7 @@ impl Error {
             Self::ProgramNotExecutable { role: Role::Exec, .. } => "PermissionDenied",
             Self::StartFailed { .. } => "StartFailed",
             Self::SetupRecordFailed { .. } => "SetupRecordFailed",
+            Self::ProberFailed(_) => "ProberFailed",
             Self::ShuttingDown => "ShuttingDown",
             Self::NotConfigured => "NotConfigured",
         }

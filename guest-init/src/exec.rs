@@ -50,6 +50,7 @@ fn relay(machine: &Machine, peer: &mut Peer, running: Running, stdin: bool) -> E
         // A terminal without standard input stays open: closing it would hang it up.
         input: input.filter(|_| stdin),
         outputs,
+        verdicts: None,
         interactive: true,
         // The end of a session leader hangs up its terminal, so that its output has an end; a pipe's may have none.
         to_the_end: terminal.is_some(),

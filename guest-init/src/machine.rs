@@ -20,6 +20,8 @@ pub(crate) enum Command {
         /// What the asker allows; the configuration's own when not told.
         grace: Option<Duration>,
     },
+    /// Nothing runs any more; outputs are copied out yet.
+    WorkloadEnded,
     /// There is nothing left to supervise.
     Finished,
 }

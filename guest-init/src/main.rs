@@ -3,6 +3,7 @@
 //!
 //! It never panics by design: a panic of PID 1 is a kernel panic, which ends the machine without a report.
 
+mod archive;
 mod cgroup;
 mod children;
 mod clock;
@@ -11,11 +12,15 @@ mod disks;
 mod error;
 mod exec;
 mod files;
+mod health;
+mod http;
 mod machine;
 mod modules;
 mod mounts;
+mod outputs;
 mod peer;
 mod power;
+mod probe;
 mod process;
 mod program;
 mod relay;
@@ -25,6 +30,7 @@ mod session;
 mod setup;
 #[allow(unsafe_code, reason = "system calls that no library makes safely; each with its SAFETY line")]
 mod sys;
+mod tcp;
 mod user;
 
 use std::sync::{Arc, mpsc};

@@ -98,6 +98,19 @@ impl Peer {
         self.outbox.drain(..sent);
     }
 
+    /// Waits until more may be sent; false when the host is gone, or has taken not one byte for 30 s and counts as gone.
+    pub(crate) fn wait_for_room(&mut self) -> bool {
+        while self.is_full() {
+            let Some(socket) = self.socket.as_ref() else { break };
+            match poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&timespec(STALLED))) {
+                Ok(1..) => self.send(),
+                Err(Errno::INTR) => {}
+                Ok(0) | Err(_) => self.disconnect(),
+            }
+        }
+        self.socket.is_some()
+    }
+
     /// Takes in what has arrived; a host that closed or broke the protocol is disconnected. Returns whole frames.
     pub(crate) fn receive(&mut self) -> Vec<Frame> {
         let mut chunk = [0; 16 * 1024];

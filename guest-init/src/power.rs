@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use microagent_guest_protocol::OUTPUT_SECONDS;
 use rustix::system::{RebootCommand, reboot};
 
 use crate::{
@@ -18,6 +19,9 @@ use crate::{
 
 /// How long the session may take from SIGKILL to its last event. The host's own limit has to be longer.
 const LAST_EVENT: Duration = Duration::from_secs(10);
+
+/// How long outputs are copied when the machine is shut down.
+const OUTPUTS: Duration = Duration::from_secs(OUTPUT_SECONDS as u64);
 
 /// How long killed processes may take to be gone: only a hung disk holds them longer.
 const LAST_PROCESS: Duration = Duration::from_secs(2);
@@ -41,14 +45,7 @@ pub(crate) fn start_signal_watch(machine: &Arc<Machine>) -> io::Result<()> {
 
 /// Waits until the machine has nothing left to do or is told to stop, and ends it.
 pub(crate) fn wait_for_the_end(machine: &Machine, inbox: &Receiver<Command>) -> ! {
-    if let Ok(Command::Shutdown { grace }) = inbox.recv() {
-        let (configured, in_session) = machine.stop();
-        if in_session && !finishes(inbox, grace.unwrap_or(configured)) {
-            machine.children.close();
-            sys::kill_everything();
-            finishes(inbox, LAST_EVENT);
-        }
-    }
+    wait_for_the_session(machine, inbox);
     machine.children.close();
     sys::kill_everything();
     machine.wait_for_execs(LAST_REPLY);
@@ -57,14 +54,47 @@ pub(crate) fn wait_for_the_end(machine: &Machine, inbox: &Receiver<Command>) -> 
     off()
 }
 
-/// Whether the session ends within `limit`. Further shutdowns change nothing.
-fn finishes(inbox: &Receiver<Command>, limit: Duration) -> bool {
+/// How far the session has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Outputs are copied out yet.
+    WorkloadEnded,
+    Finished,
+}
+
+/// Waits until the session is over. Once the machine is told to stop, each part of it has its limit.
+fn wait_for_the_session(machine: &Machine, inbox: &Receiver<Command>) {
+    let mut step = None;
+    let grace = loop {
+        match inbox.recv() {
+            Ok(Command::WorkloadEnded) => step = Some(Step::WorkloadEnded),
+            Ok(Command::Shutdown { grace }) => break grace,
+            Ok(Command::Finished) | Err(_) => return,
+        }
+    };
+    let (configured, in_session) = machine.stop();
+    if !in_session {
+        return;
+    }
+    let step = step.or_else(|| next(inbox, grace.unwrap_or(configured))).or_else(|| {
+        machine.children.close();
+        sys::kill_everything();
+        next(inbox, LAST_EVENT)
+    });
+    if step == Some(Step::WorkloadEnded) {
+        next(inbox, OUTPUTS + LAST_EVENT);
+    }
+}
+
+/// The session's next step, if it comes within `limit`. Further shutdowns change nothing.
+fn next(inbox: &Receiver<Command>, limit: Duration) -> Option<Step> {
     let deadline = Instant::now() + limit;
     loop {
         match inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(Command::Finished) => return true,
+            Ok(Command::Finished) => return Some(Step::Finished),
+            Ok(Command::WorkloadEnded) => return Some(Step::WorkloadEnded),
             Ok(Command::Shutdown { .. }) => {}
-            Err(_) => return false,
+            Err(_) => return None,
         }
     }
 }
@@ -77,5 +107,40 @@ pub(crate) fn off() -> ! {
         }
         // Not reached where there is a power switch; PID 1 must not end where there is none.
         thread::park();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::root::Disks;
+    use std::sync::mpsc;
+
+    /// A machine in its session, which was told these commands.
+    fn ends(commands: Vec<Command>) {
+        let (sender, inbox) = mpsc::channel();
+        let machine = Machine::new(0, 0, sender);
+        machine.begin_configuration();
+        machine.mounted(Disks::default(), Vec::new());
+        commands.into_iter().for_each(|command| machine.command(command));
+        wait_for_the_session(&machine, &inbox);
+    }
+
+    // Each would wait for an hour if it took the wrong word for the last one.
+    #[test]
+    fn the_session_is_over_with_its_outputs_whatever_came_in_between() {
+        let shutdown = || Command::Shutdown { grace: Some(Duration::from_secs(3600)) };
+        ends(vec![Command::WorkloadEnded, Command::Finished]);
+        ends(vec![shutdown(), Command::Finished]);
+        ends(vec![shutdown(), shutdown(), Command::WorkloadEnded, shutdown(), Command::Finished]);
+        ends(vec![Command::WorkloadEnded, shutdown(), Command::Finished]);
+    }
+
+    #[test]
+    fn a_machine_without_a_session_is_not_waited_for() {
+        let (sender, inbox) = mpsc::channel();
+        let machine = Machine::new(0, 0, sender);
+        machine.command(Command::Shutdown { grace: Some(Duration::from_secs(3600)) });
+        wait_for_the_session(&machine, &inbox);
     }
 }

@@ -17,6 +17,7 @@ use rustix::{
 
 use crate::{
     children::Child,
+    health::Verdicts,
     peer::{Peer, STALLED, poll_peer, timespec},
 };
 
@@ -36,6 +37,8 @@ pub(crate) struct Relay<'a> {
     pub(crate) input: Option<OwnedFd>,
     /// Where output comes from, and as what it is sent.
     pub(crate) outputs: Vec<(Kind, OwnedFd)>,
+    /// What is to be told beside the output, while the command runs.
+    pub(crate) verdicts: Option<&'a Verdicts>,
     /// Whether the host may send anything. When it may, its departure is reported to the handler.
     pub(crate) interactive: bool,
     /// Whether output is read to its end after the command has ended, or only as far as it has been written: a command's
@@ -80,6 +83,9 @@ impl Relay<'_> {
             self.wait(&pending, drain_until);
 
             self.peer.send();
+            if let Some(verdict) = self.verdicts.filter(|_| drain_until.is_none()).and_then(Verdicts::take) {
+                self.peer.event(&verdict);
+            }
             if self.interactive && pending.len() < MAX_PENDING {
                 for frame in self.peer.receive() {
                     self.take_frame(frame, &mut pending, &mut input_ends, &mut act);
@@ -104,7 +110,7 @@ impl Relay<'_> {
     fn wait(&mut self, pending: &[u8], drain_until: Option<Instant>) {
         let read = self.interactive && pending.len() < MAX_PENDING;
         let full = self.peer.is_full();
-        let mut waiting = Vec::with_capacity(5);
+        let mut waiting = Vec::with_capacity(6);
         // While its input is not read, a host that leaves shows only in this way.
         let departure = if self.interactive && !read { PollFlags::RDHUP } else { PollFlags::empty() };
         let host = poll_peer(self.peer, read, departure);
@@ -115,6 +121,9 @@ impl Relay<'_> {
         }
         if let Some(input) = self.input.as_ref().filter(|_| !pending.is_empty()) {
             waiting.push(PollFd::new(input, PollFlags::OUT));
+        }
+        if let Some(verdicts) = self.verdicts.filter(|_| drain_until.is_none()) {
+            waiting.push(PollFd::new(verdicts.ready(), PollFlags::IN));
         }
         if !full {
             waiting.extend(self.outputs.iter().map(|(_, fd)| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));

@@ -1,6 +1,6 @@
 //! The life of a configured machine: root, files, setup, workload, and the events that tell of them.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use microagent_guest_protocol::{Config, Event, Exit, Process, VERSION};
 
@@ -8,9 +8,11 @@ use crate::{
     clock, console,
     error::Error,
     files,
-    machine::Machine,
-    mounts,
+    health::{Prober, Verdicts},
+    machine::{Command, Machine},
+    mounts, outputs,
     peer::Peer,
+    probe,
     process::{self, Input, Role, Running},
     relay::Relay,
     root,
@@ -66,8 +68,21 @@ fn live(machine: &Machine, peer: &mut Peer, config: &Config) -> Result<(), Error
     let running = start(machine, &config.workload, Role::Workload, "workload")?;
     let pid = running.child.pid().as_raw_nonzero().get().unsigned_abs();
     peer.event(&Event::WorkloadStarted { pid, at_ms: clock::uptime_ms() });
-    let exit = relay(machine, peer, running, Role::Workload);
+    let exit = match &config.health {
+        Some(health) => {
+            let probed = Prober::start(Arc::clone(&machine.children), health.clone(), config.workload.clone());
+            let prober = probed.map_err(Error::ProberFailed)?;
+            let exit = relay(machine, peer, running, Role::Workload, Some(prober.verdicts()));
+            prober.stop();
+            exit
+        }
+        None => relay(machine, peer, running, Role::Workload, None),
+    };
     peer.event(&Event::WorkloadExited { exit, at_ms: clock::uptime_ms() });
+    if !config.outputs.is_empty() {
+        machine.command(Command::WorkloadEnded);
+        outputs::send(peer, &config.outputs);
+    }
     Ok(())
 }
 
@@ -89,7 +104,7 @@ fn set_up(machine: &Machine, peer: &mut Peer, config: &Config, record: &mut Reco
             user: None,
         };
         let running = start(machine, &shell, Role::Setup, "setup")?;
-        let exit = relay(machine, peer, running, Role::Setup);
+        let exit = relay(machine, peer, running, Role::Setup, None);
         if exit.success() {
             record.add(place, &step.run)?;
         }
@@ -111,9 +126,9 @@ fn start(machine: &Machine, process: &Process, role: Role, cgroup: &str) -> Resu
 }
 
 /// Passes on the output until the end of the process and of all that it left behind.
-fn relay(machine: &Machine, peer: &mut Peer, running: Running, role: Role) -> Exit {
+fn relay(machine: &Machine, peer: &mut Peer, running: Running, role: Role, verdicts: Option<&Verdicts>) -> Exit {
     let Running { child, cgroup, input, outputs, .. } = running;
-    let relay = Relay { peer, child: &child, input, outputs, interactive: false, to_the_end: true };
+    let relay = Relay { peer, child: &child, input, outputs, verdicts, interactive: false, to_the_end: true };
     let mut oom_killed = false;
     let exit = relay.run(
         |_| {},
@@ -153,6 +168,10 @@ fn check(config: &Config) -> Result<(), Error> {
     if let Some(file) = config.files.iter().find(|file| file.mode > MAX_MODE) {
         return invalid("files.mode", format!("{:o} for {}: at most 7777 is allowed", file.mode, file.path));
     }
+    if let Some(health) = &config.health {
+        probe::check(&health.probe)?;
+    }
+    outputs::check(&config.outputs)?;
     let files = config.files.iter().map(|f| ("files.path", &f.path));
     let mounts = config.mounts.iter().map(|m| ("mounts.path", &m.path));
     let directory = config.workload.working_dir.iter().map(|d| ("workload.workingDir", d));

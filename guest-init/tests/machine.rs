@@ -12,7 +12,9 @@ use harness::{
     image,
     vm::Vm,
 };
-use microagent_guest_protocol::{Config, Event, Exec, ExecInput, ExecReply, Exit, File, Mount, Root, Terminal};
+use microagent_guest_protocol::{
+    Config, Event, Exec, ExecInput, ExecReply, Exit, File, Health, Mount, Output, Probe, Root, Terminal,
+};
 
 /// The disks of one workspace.
 struct Disks {
@@ -174,6 +176,144 @@ fn execs_run_beside_the_workload_which_gets_its_grace_at_the_end() {
     let told = session.until_the_end(&vm);
     assert_eq!((told.text().as_str(), told.workload_exit()), ("bye\n", Some(Exit::code(3))));
     assert_eq!(open.finish().2, ExecReply::Exited(Exit { signal: Some(9), ..exit }));
+    vm.wait_until_off();
+    assert!(image::is_clean(&disks.writable));
+}
+
+/// The verdicts that were told.
+fn verdicts(told: &Told) -> Vec<(bool, String)> {
+    let verdict = |e: &Event| match e {
+        Event::Health { healthy, message, .. } => Some((*healthy, message.clone())),
+        _ => None,
+    };
+    told.events.iter().filter_map(verdict).collect()
+}
+
+#[test]
+fn a_command_probes_as_the_workload_and_leaves_nothing_behind() {
+    let Some(tools) = harness::tools("a_command_probes_as_the_workload_and_leaves_nothing_behind") else { return };
+    let disks = Disks::new(tools);
+    let mut vm = disks.boot(tools);
+    // Healthy while the file is there; each probe leaves a child behind, and hangs while /srv/app/hang is there.
+    let probe = "sleep 1000 & [ ! -e hang ] || sleep 1000; echo $(id -u) $GREETING $PWD; [ -e up ]";
+    let mut config = config(sh("touch up; trap 'exit 0' TERM; while :; do sleep 0.1; done"));
+    config.workload.user = Some("agent".into());
+    config.workload.working_dir = Some("/srv/app".into());
+    config.setup = steps(&["chown agent /srv/app"]);
+    config.health = Some(Health {
+        probe: Probe::Exec { command: vec!["sh".into(), "-c".into(), probe.into()] },
+        initial_delay_seconds: 0,
+        period_seconds: 1,
+        timeout_seconds: 5,
+        success_threshold: 1,
+        failure_threshold: 2,
+    });
+    let mut session = Session::configure(&vm, &config);
+    let told = session.until(&vm, |t| !verdicts(t).is_empty());
+    let healthy = "the command exited with 0: 1000 hello /srv/app".to_owned();
+    assert_eq!(verdicts(&told).last().unwrap(), &(true, healthy.clone()));
+    ExecSession::start(&vm, exec("rm /srv/app/up")).finish();
+    let told = session.until(&vm, |t| !verdicts(t).is_empty());
+    assert_eq!(verdicts(&told), [(false, "the command exited with 1: 1000 hello /srv/app".to_owned())]);
+    ExecSession::start(&vm, exec("touch /srv/app/up")).finish();
+    let told = session.until(&vm, |t| !verdicts(t).is_empty());
+    assert_eq!(verdicts(&told), [(true, healthy)]);
+    ExecSession::start(&vm, exec("touch /srv/app/hang")).finish();
+    let told = session.until(&vm, |t| !verdicts(t).is_empty());
+    assert_eq!(verdicts(&told), [(false, "the command was killed at its timeout".to_owned())]);
+    // One may be running; of all that ran nothing is left, and no zombie.
+    let left = "ps -o args | grep -c '^sleep 1000'; ps -o stat,args | grep '^Z'";
+    let (left, _, _) = ExecSession::start(&vm, exec(left)).finish();
+    assert!(left.trim().parse::<u32>().is_ok_and(|n| n <= 2), "{left:?}");
+    // The probe that hangs does not hold up the end.
+    shut_down(&vm, 30);
+    let told = session.until_the_end(&vm);
+    assert_eq!(told.workload_exit(), Some(Exit::code(0)), "{told:?}");
+    vm.wait_until_off();
+    assert!(image::is_clean(&disks.writable));
+}
+
+#[test]
+fn ports_are_probed_by_connection_and_by_request() {
+    let Some(tools) = harness::tools("ports_are_probed_by_connection_and_by_request") else { return };
+    let disks = Disks::new(tools);
+    let serve = "mkdir -p /www; echo ok > /www/ready; httpd -p 127.0.0.1:8080 -h /www; trap 'exit 0' TERM; while :; do sleep 0.1; done";
+    let http = |path: &str| Probe::HttpGet { host: None, port: 8080, path: path.into(), headers: Vec::new() };
+    for (probe, expected) in [
+        (Probe::TcpSocket { host: Some("localhost".into()), port: 8080 }, (true, "takes connections")),
+        (http("/ready"), (true, "HTTP status 200")),
+        (http("/absent"), (false, "HTTP status 404")),
+    ] {
+        let mut vm = disks.boot(tools);
+        let mut config = config(sh(serve));
+        config.health = Some(Health {
+            probe,
+            initial_delay_seconds: 1,
+            period_seconds: 1,
+            timeout_seconds: 10,
+            success_threshold: 1,
+            failure_threshold: 5,
+        });
+        let mut session = Session::configure(&vm, &config);
+        let told = session.until(&vm, |t| !verdicts(t).is_empty());
+        let (healthy, message) = verdicts(&told).remove(0);
+        assert_eq!(healthy, expected.0, "{message}");
+        assert!(message.contains(expected.1), "{message}");
+        shut_down(&vm, 30);
+        session.until_the_end(&vm);
+        vm.wait_until_off();
+    }
+}
+
+/// Names and errors of the outputs that ended.
+fn outputs(told: &Told) -> Vec<(&str, Option<&str>)> {
+    fn ended(event: &Event) -> Option<(&str, Option<&str>)> {
+        match event {
+            Event::OutputFinished { name, error } => Some((name, error.as_deref())),
+            _ => None,
+        }
+    }
+    told.events.iter().filter_map(ended).collect()
+}
+
+#[test]
+fn outputs_are_copied_out_when_the_workload_has_ended_by_itself_or_by_a_shutdown() {
+    let Some(tools) = harness::tools("outputs_are_copied_out_when_the_workload_has_ended_by_itself_or_by_a_shutdown")
+    else {
+        return;
+    };
+    let disks = Disks::new(tools);
+    let output = |name: &str, path: &str| Output { name: name.into(), path: path.into() };
+    let fill = "mkdir -p out/deep; echo result > out/deep/a; head -c 5000000 /dev/zero | tr '\\0' x > out/big; \
+                ln -s /etc/passwd out/link; mkfifo out/pipe; ln -s /proc/1/root/out /magic; ln -s out /alias";
+    let mut config = config(sh(&format!("{fill}; exit 3")));
+    config.outputs = vec![output("all", "/alias"), output("none", "/absent"), output("escape", "/magic/deep")];
+    let told = disks.run(tools, &config);
+    assert_eq!(told.workload_exit(), Some(Exit::code(3)));
+    let ended = outputs(&told);
+    assert_eq!((ended[0], ended[1].0, ended[2].0), (("all", None), "none", "escape"), "{ended:?}");
+    assert!(ended[1].1.is_some_and(|e| e.contains("No such file")) && ended[2].1.is_some(), "{ended:?}");
+    let mut archive = tar::Archive::new(&told.archive[..]);
+    let entry = |e: std::io::Result<tar::Entry<'_, &[u8]>>| {
+        let entry = e.unwrap();
+        (entry.path().unwrap().display().to_string(), entry.size())
+    };
+    let mut entries: Vec<_> = archive.entries().unwrap().map(entry).collect();
+    entries.sort();
+    let expected =
+        [("alias/", 0), ("alias/big", 5_000_000), ("alias/deep/", 0), ("alias/deep/a", 7), ("alias/link", 0)];
+    assert_eq!(entries, expected.map(|(name, size)| (name.to_owned(), size)));
+
+    let mut vm = disks.boot(tools);
+    config.workload = sh("trap 'echo late > /late; exit 0' TERM; echo ready; while :; do sleep 0.1; done");
+    config.outputs = vec![output("late", "/late")];
+    let mut session = Session::configure(&vm, &config);
+    session.until(&vm, |told| told.text() == "ready\n");
+    shut_down(&vm, 30);
+    let told = session.until_the_end(&vm);
+    assert_eq!((told.workload_exit(), outputs(&told)), (Some(Exit::code(0)), vec![("late", None)]));
+    let text = String::from_utf8_lossy(&told.archive);
+    assert!(text.starts_with("late\0") && text.contains("late\n"));
     vm.wait_until_off();
     assert!(image::is_clean(&disks.writable));
 }

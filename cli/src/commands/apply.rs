@@ -106,37 +106,41 @@ fn in_namespace(context: &Context, text: &str, key: Key) -> Result<Key> {
 fn texts(filenames: &[PathBuf]) -> Result<Vec<(String, String)>> {
     let mut texts = Vec::new();
     for path in filenames {
-        if path == Path::new("-") {
-            let mut text = String::new();
-            io::stdin()
-                .lock()
-                .take(MAX_BYTES + 1)
-                .read_to_string(&mut text)
-                .context(|| "cannot read standard input".to_owned())?;
-            texts.push((text, "standard input".to_owned()));
-            continue;
-        }
-        let cannot = |path: &Path| {
-            let path = path.display().to_string();
-            move |e: io::Error| {
-                let missing = e.kind() == io::ErrorKind::NotFound;
-                let failure = Failure::new(format!("cannot read {path}: {e}"));
-                if missing { failure.help("check the path") } else { failure }
-            }
-        };
         let mut files = vec![path.clone()];
         if path.is_dir() {
             files = fs::read_dir(path)
                 .and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect::<io::Result<Vec<_>>>())
-                .map_err(cannot(path))?;
+                .map_err(cannot_read(path))?;
             files.retain(|file| manifest_name(file));
             files.sort();
         }
         for file in files {
-            texts.push((fs::read_to_string(&file).map_err(cannot(&file))?, file.display().to_string()));
+            texts.push(text(&file)?);
         }
     }
     Ok(texts)
+}
+
+/// The text of a file, or of standard input for `-`, with the name that errors call it by.
+pub(super) fn text(file: &Path) -> Result<(String, String)> {
+    if file != Path::new("-") {
+        return Ok((fs::read_to_string(file).map_err(cannot_read(file))?, file.display().to_string()));
+    }
+    let mut text = String::new();
+    io::stdin()
+        .lock()
+        .take(MAX_BYTES + 1)
+        .read_to_string(&mut text)
+        .context(|| "cannot read standard input".to_owned())?;
+    Ok((text, "standard input".to_owned()))
+}
+
+fn cannot_read(path: &Path) -> impl FnOnce(io::Error) -> Failure + use<> {
+    let path = path.display().to_string();
+    move |e| {
+        let failure = Failure::new(format!("cannot read {path}: {e}"));
+        if e.kind() == io::ErrorKind::NotFound { failure.help("check the path") } else { failure }
+    }
 }
 
 /// Whether a controller would read this file of a folder.

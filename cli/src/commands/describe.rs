@@ -5,6 +5,7 @@ use microagent_base::durable;
 use microagent_controller::{
     Record,
     journal::{self, Event},
+    request,
 };
 use serde_json::{Value, json};
 
@@ -61,6 +62,8 @@ fn describe(
     identity(&mut page, object, record);
     spec(&mut page, &serde_json::to_value(&object.workspace.spec)?);
     status(&mut page, object, now);
+    restart(&mut page, context, object, now);
+    artifacts(&mut page, object);
     conditions(&mut page, object, now);
     places(&mut page, context, object);
     if let Some(problem) = problem(object, record) {
@@ -187,6 +190,32 @@ fn status(page: &mut Page, object: &Object, now: Timestamp) {
     }
 }
 
+/// The restart that was asked for and that no controller has acted on.
+fn restart(page: &mut Page, context: &Context, object: &Object, now: Timestamp) {
+    match request::read(&context.paths, &object.key) {
+        Ok(Some(asked)) if object.uid() == Some(&asked.uid) => {
+            page.value("Restart", format!("asked for {} ago", human::age(asked.time, now)));
+        }
+        Ok(_) => {}
+        Err(e) => page.value("Restart", e.to_string()),
+    }
+}
+
+fn artifacts(page: &mut Page, object: &Object) {
+    let artifacts = object.status().artifacts;
+    if artifacts.is_empty() {
+        return;
+    }
+    page.section("Artifacts");
+    let mut table = Table::new(&["NAME", "SIZE", "PATH"]);
+    for artifact in artifacts {
+        let place = artifact.error.map(|error| format!("not copied out: {error}")).or(artifact.path);
+        let size = artifact.bytes.map(human::bytes).unwrap_or_default();
+        table.row([artifact.name, size, place.unwrap_or_default()]);
+    }
+    page.text.push_str(&table.render("  "));
+}
+
 /// The stages of a start in their order; others come behind. Those of the machine count from the VMM's start, those of the guest from
 /// its kernel's.
 const STAGES: [&str; 14] = [
@@ -243,9 +272,38 @@ fn places(page: &mut Page, context: &Context, object: &Object) {
 mod tests {
     use std::path::Path;
 
-    use microagent_controller::{Key, Paths, journal::EventType};
+    use microagent_controller::{Key, Paths, journal::EventType, request::RestartRequest};
+    use microagent_crds::{Workspace, WorkspaceSpec};
 
     use super::*;
+
+    fn context(dir: &Path) -> Context {
+        let paths = Paths { state: dir.join("state"), cache: dir.join("cache") };
+        Context { paths, namespace: "default".to_owned(), verbose: 0 }
+    }
+
+    #[test]
+    fn a_restart_that_is_asked_for_is_shown_for_the_workspace_that_was_meant() {
+        let dir = tempfile::tempdir().unwrap();
+        let context = context(dir.path());
+        context.paths.create().unwrap();
+        let mut workspace = Workspace::new("hello", WorkspaceSpec::new("alpine"));
+        workspace.metadata.uid = Some("u-1".to_owned());
+        let object = Object { key: Key::new("default", "hello"), workspace };
+        let now: Timestamp = "2026-11-22T10:01:21Z".parse().unwrap();
+        let shown = || {
+            let text = describe(&context, &object, None, &[], now).unwrap();
+            text.lines().find_map(|line| line.strip_prefix("Restart:").map(|rest| rest.trim().to_owned()))
+        };
+        assert_eq!(shown(), None);
+        for (uid, line) in [("u-1", Some("asked for 21s ago")), ("u-0", None)] {
+            let asked = RestartRequest::new(uid, "2026-11-22T10:01:00Z".parse().unwrap());
+            request::write(&context.paths, &object.key, &asked).unwrap();
+            assert_eq!(shown().as_deref(), line);
+        }
+        std::fs::write(context.paths.restart_request(&object.key), "torn").unwrap();
+        assert!(shown().unwrap().contains("is no restart request"));
+    }
 
     #[test]
     fn everything_that_is_known_is_on_one_page() {
@@ -259,6 +317,8 @@ mod tests {
                 "kernel": {"version": "6.1", "digest": "sha256:def"},
                 "result": {"exitCode": 7, "startedAt": "2026-11-22T10:00:20Z", "finishedAt": "2026-11-22T10:00:21Z"},
                 "timings": {"pull": 1200, "boot": 2405},
+                "artifacts": [{"name": "report", "bytes": 1536, "path": "/out/report"},
+                    {"name": "log", "error": "it is not there"}],
                 "conditions": [
                     {"type": "Ready", "status": "False", "reason": "WorkloadFailed", "message": "it exited with 7\u{1b}[31m",
                      "observedGeneration": 2, "lastTransitionTime": "2026-11-22T10:00:21Z"},
@@ -266,8 +326,7 @@ mod tests {
                      "observedGeneration": 2, "lastTransitionTime": "2026-11-22T10:00:05Z"}]},
         }));
         let object = Object { key: Key::new("default", "hello"), workspace: workspace.unwrap() };
-        let paths = Paths { state: Path::new("/nowhere/state").into(), cache: "/nowhere/cache".into() };
-        let context = Context { paths, namespace: "default".to_owned(), verbose: 0 };
+        let context = context(Path::new("/nowhere"));
         let events = [Event {
             time: "2026-11-22T10:00:21Z".parse().unwrap(),
             key: object.key.clone(),

@@ -155,7 +155,7 @@ impl View {
 fn header(namespaces: bool, wide: bool) -> Vec<&'static str> {
     let mut header = vec!["NAMESPACE", "NAME", "READY", "PHASE", "RESTARTS", "BACKEND", "AGE"];
     if wide {
-        header.extend(["IMAGE", "KERNEL", "REASON", "MESSAGE"]);
+        header.extend(["IMAGE", "KERNEL", "HEALTHY", "REASON", "MESSAGE"]);
     }
     header.split_off(usize::from(!namespaces))
 }
@@ -178,6 +178,7 @@ fn row(object: &Object, namespaces: bool, wide: bool, now: Timestamp) -> Vec<Str
         cells.extend([
             spec.image.clone(),
             status.kernel.as_ref().map(|k| k.version.clone()).unwrap_or_default(),
+            object.condition(ConditionType::Healthy).map_or("", |c| c.status.as_str()).to_owned(),
             telling.map(|c| c.reason.to_string()).unwrap_or_default(),
             telling.map(|c| c.message.clone()).unwrap_or_default(),
         ]);
@@ -206,6 +207,8 @@ mod tests {
             json!({
                 "phase": "Running", "backend": "Qemu", "restarts": {"count": 2}, "kernel": {"version": "6.1.0-1", "digest": "sha256:x"},
                 "conditions": [{"type": "Ready", "status": "True", "reason": "Settled", "message": "it runs",
+                    "observedGeneration": 1, "lastTransitionTime": "2026-11-22T10:00:05Z"},
+                    {"type": "Healthy", "status": "False", "reason": "Unhealthy", "message": "the probe fails",
                     "observedGeneration": 1, "lastTransitionTime": "2026-11-22T10:00:05Z"}],
             }),
         )
@@ -227,10 +230,17 @@ mod tests {
         new     Unknown   Pending   0          <none>    5m30s
         ");
         insta::assert_snapshot!(render(true, true), @r"
-        NAMESPACE   NAME    READY     PHASE     RESTARTS   BACKEND   AGE     IMAGE         KERNEL    REASON    MESSAGE
-        default     hello   True      Running   2          Qemu      5m30s   alpine:3.22   6.1.0-1   Settled   it runs
-        default     new     Unknown   Pending   0          <none>    5m30s   alpine:3.22   <none>    <none>    <none>
+        NAMESPACE   NAME    READY     PHASE     RESTARTS   BACKEND   AGE     IMAGE         KERNEL    HEALTHY   REASON    MESSAGE
+        default     hello   True      Running   2          Qemu      5m30s   alpine:3.22   6.1.0-1   False     Settled   it runs
+        default     new     Unknown   Pending   0          <none>    5m30s   alpine:3.22   <none>    <none>    <none>    <none>
         ");
+    }
+
+    #[test]
+    fn a_machine_that_is_held_shows_so_in_its_phase() {
+        let phase =
+            |phase: &str| row(&object("a", json!({"phase": phase})), false, false, Timestamp::UNIX_EPOCH).remove(2);
+        assert_eq!(["Paused", "Quarantined", "OfTomorrow"].map(phase), ["Paused", "Quarantined", "Unknown"]);
     }
 
     #[test]

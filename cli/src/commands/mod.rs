@@ -12,6 +12,8 @@ pub(crate) mod get;
 pub(crate) mod image;
 pub(crate) mod kernel;
 pub(crate) mod logs;
+pub(crate) mod plan;
+pub(crate) mod restart;
 pub(crate) mod run;
 pub(crate) mod up;
 pub(crate) mod version;
@@ -51,11 +53,13 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Up(args) => up::run(&context, args).await,
         Command::Run(args) => run::run(&context, *args).await,
         Command::Apply(args) => apply::run(&context, &args),
+        Command::Plan(args) => plan::run(&context, &args),
         Command::Get(args) => get::run(&context, &args).await,
         Command::Describe(args) => describe::run(&context, &args),
         Command::Logs(args) => logs::run(&context, &args).await,
         Command::Exec(args) => exec::run(&context, args).await,
         Command::Wait(args) => wait::run(&context, &args).await,
+        Command::Restart(args) => restart::run(&context, &args).await,
         Command::Events(args) => events::run(&context, &args).await,
         Command::Delete(args) => delete::run(&context, &args).await,
         Command::Image(args) => image::run(&context, args).await,

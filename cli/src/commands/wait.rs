@@ -84,8 +84,10 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8> {
     for key in keys {
         if !args.what.met(look(context, args.what, &key)?.as_ref()) {
             warn_without_controller(context);
-            if timeout_at(deadline, until(context, args.what, &key)).await.is_err() {
-                return Err(too_late(context, args, &key)?);
+            let met = || Ok(args.what.met(look(context, args.what, &key)?.as_ref()));
+            match timeout_at(deadline, seen(context, &key, met)).await {
+                Ok(seen) => seen?,
+                Err(_) => return Err(too_late(context, args, &key)?),
             }
         }
         output::line(&format!(
@@ -105,18 +107,32 @@ fn look(context: &Context, what: What, key: &Key) -> Result<Option<Object>> {
     }
 }
 
-async fn until(context: &Context, what: What, key: &Key) -> Result<()> {
+/// Ends when `met` says so. It is asked again whenever the object of `key`, or its manifest, may be another one.
+pub(super) async fn seen(context: &Context, key: &Key, mut met: impl FnMut() -> Result<bool>) -> Result<()> {
     let mut watch = objects::watch(&context.paths, key);
     watch.dir(&context.paths.manifests());
-    while !what.met(look(context, what, key)?.as_ref()) {
+    while !met()? {
         watch.changed().await;
     }
     Ok(())
 }
 
-/// Tells how far it came.
+/// Whether a workspace is in the state that was asked for.
+pub(super) fn is_ready(object: &Object) -> bool {
+    What::Condition(ConditionType::Ready, ConditionStatus::True).met(Some(object))
+}
+
 fn too_late(context: &Context, args: &Args, key: &Key) -> Result<Failure> {
     let failure = timed_out(&format!("{} of workspace/{}", args.what.text(), key.name), args.timeout);
+    let asked = match args.what {
+        What::Condition(kind, _) => Some(kind),
+        What::Delete => None,
+    };
+    how_far(context, key, failure, asked)
+}
+
+/// Tells with a failure how far the workspace came: why a person must act, or else how the condition stands that was awaited.
+pub(super) fn how_far(context: &Context, key: &Key, failure: Failure, asked: Option<ConditionType>) -> Result<Failure> {
     let Some(object) = objects::find(&context.paths, key)? else {
         let what_to_do = match context.controller() {
             Some(_) => "list all with `microagent get -A`",
@@ -124,10 +140,7 @@ fn too_late(context: &Context, args: &Args, key: &Key) -> Result<Failure> {
         };
         return Ok(failure.help(format!("there is no workspace {key}; {what_to_do}")));
     };
-    let asked = match args.what {
-        What::Condition(kind, _) => object.condition(kind),
-        What::Delete => None,
-    };
+    let asked = asked.and_then(|kind| object.condition(kind));
     Ok(match object.stalled().or(asked) {
         Some(condition) => failure.help(format!("{}; see `microagent describe {}`", stages::line(condition), key.name)),
         None => failure.help(format!("see `microagent describe {}`", key.name)),
@@ -136,6 +149,8 @@ fn too_late(context: &Context, args: &Args, key: &Key) -> Result<Failure> {
 
 #[cfg(test)]
 mod tests {
+    use microagent_base::durable;
+    use microagent_controller::Paths;
     use serde_json::json;
 
     use super::*;
@@ -181,6 +196,23 @@ mod tests {
         let delete: What = "delete".parse().unwrap();
         assert!(delete.met(None));
         assert!(!delete.met(Some(&object(1, None, "True"))));
+    }
+
+    #[tokio::test]
+    async fn an_object_that_cannot_be_read_any_more_is_not_what_was_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { state: dir.path().join("state"), cache: dir.path().join("cache") };
+        let context = Context { paths, namespace: "default".to_owned(), verbose: 0 };
+        let object = context.paths.object(&Key::new("default", "a"));
+        durable::private_dir(object.parent().unwrap()).unwrap();
+        let args = Args {
+            names: vec!["a".to_owned()],
+            what: "condition=Ready".parse().unwrap(),
+            timeout: Duration::from_secs(60),
+        };
+        let torn = async { durable::write(&object, b"torn").unwrap() };
+        let (waited, ()) = tokio::join!(run(&context, &args), torn);
+        assert!(waited.unwrap_err().to_string().contains("a.json"));
     }
 
     #[test]

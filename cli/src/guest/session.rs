@@ -107,8 +107,9 @@ fn receive(mut wire: UnixStream, mut out: impl Write, mut err: impl Write) -> En
             Kind::Stdout => out.write_all(&frame.payload).and_then(|()| out.flush()),
             Kind::Stderr => err.write_all(&frame.payload).and_then(|()| err.flush()),
             Kind::Message => return frame.message().map_or_else(End::Broken, End::Reply),
-            Kind::Stdin => {
-                return End::Broken(io::Error::new(io::ErrorKind::InvalidData, "the guest sent standard input"));
+            Kind::Stdin | Kind::Output => {
+                let message = format!("the guest sent a frame of {:?} in an exec", frame.kind);
+                return End::Broken(io::Error::new(io::ErrorKind::InvalidData, message));
             }
         };
         if let Err(e) = written {

@@ -7,6 +7,7 @@
 mod action;
 mod attend;
 mod backoff;
+pub mod change;
 mod decide;
 mod end;
 mod event;
@@ -19,6 +20,7 @@ mod start;
 mod status;
 
 pub use action::Action;
+pub use change::machine_hash;
 pub use event::Event;
 pub use failure::record_failure;
 pub use restart::RESTART_ANNOTATION;
@@ -29,8 +31,7 @@ pub(crate) use backoff::draw;
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use microagent_base::Digest;
-use microagent_crds::{WorkspaceSpec, WorkspaceStatus};
+use microagent_crds::WorkspaceStatus;
 
 use crate::{Record, memory::Memory, observed::Observed};
 
@@ -85,23 +86,6 @@ pub fn plan(input: &Input<'_>) -> Plan {
         _ => None,
     };
     Plan { next: decision.next, memory, status, events, wake: decision.wake }
-}
-
-/// The hash of the part of a spec that a running machine cannot change. While it stays the same, a changed spec takes effect in
-/// place; when it changes, the machine must be started again.
-#[must_use]
-pub fn machine_hash(spec: &WorkspaceSpec) -> String {
-    let mut fixed = spec.clone();
-    let none = WorkspaceSpec::new(String::new());
-    fixed.image_pull_policy = none.image_pull_policy;
-    fixed.image_pull_secrets = none.image_pull_secrets;
-    fixed.run_policy = none.run_policy;
-    fixed.power_state = none.power_state;
-    fixed.lifecycle = none.lifecycle;
-    fixed.node_name = none.node_name;
-    // A spec is made of strings, numbers and lists: it always encodes.
-    let text = serde_json::to_value(&fixed).map(|value| value.to_string()).unwrap_or_default();
-    Digest::of(text.as_bytes()).hex()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use microagent_supervisor_protocol::Machine;
 use super::{Input, Notes};
 use crate::memory::{HaltAsked, HaltCause, RestartTokens};
 
-/// The annotation of a manifest whose every new value is one restart.
+/// The annotation that asks for a restart each time its text becomes another one, for those who own the manifest.
 pub const RESTART_ANNOTATION: &str = "microagent.dev/restart";
 
 /// What is asked for now.

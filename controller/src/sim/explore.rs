@@ -13,7 +13,7 @@ use microagent_supervisor_protocol::{Exit, MachineState};
 use super::{Sim, State, host::fault, host::is_alive, key, spec};
 use crate::{memory::Stage, reconcile::Again};
 
-/// How many things happen at most, beside what the controller does and time.
+/// How many things happen at most, beside what the controller does and time; `MICROAGENT_SIM_EVENTS` sets another number.
 const EVENTS: usize = 3;
 
 /// Something that happens.
@@ -163,6 +163,7 @@ fn told(state: &State, type_: ConditionType) -> ConditionStatus {
 
 #[test]
 fn from_every_state_that_can_be_reached_the_way_leads_to_one_that_stays() {
+    let most = std::env::var("MICROAGENT_SIM_EVENTS").ok().and_then(|most| most.parse().ok()).unwrap_or(EVENTS);
     let mut seen = HashSet::new();
     let mut ways: VecDeque<(State, usize, String)> = VecDeque::new();
     // From where it is known that the way leads to rest.
@@ -202,7 +203,7 @@ fn from_every_state_that_can_be_reached_the_way_leads_to_one_that_stays() {
         if let Some(next) = go_on(&state) {
             ways.push_back((next, events, way.clone()));
         }
-        if events < EVENTS {
+        if events < most {
             for (name, happen) in ALL_EVENTS {
                 let sim = Sim::from(state.clone());
                 happen(&sim);
@@ -211,8 +212,8 @@ fn from_every_state_that_can_be_reached_the_way_leads_to_one_that_stays() {
             }
         }
     }
-    println!("{} states, {rests} of them at rest, the longest way {longest} steps", seen.len());
-    assert!(seen.len() > 5000, "{}", seen.len());
+    println!("{most} events: {} states, {rests} of them at rest, the longest way {longest} steps", seen.len());
+    assert!(most < 2 || seen.len() > 5000, "{}", seen.len());
 }
 
 /// A state at rest plans nothing, writes nothing and tells nothing when it is looked at in time.

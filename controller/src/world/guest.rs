@@ -1,6 +1,6 @@
 //! What the guest is told: the spec and the image's own configuration joined as in a Pod. Pure.
 
-use microagent_crds::{EnvVar, WorkspaceSpec};
+use microagent_crds::{EnvVar, HealthSpec, WorkspaceSpec};
 use microagent_guest_protocol as guest;
 use microagent_images::ImageConfig;
 
@@ -37,8 +37,37 @@ pub(super) fn config(record: &Record, image: &ImageConfig, boot_id: &str) -> Res
         setup: spec.setup.iter().map(|step| guest::SetupStep { run: step.run.clone() }).collect(),
         workload: process(spec, image)?,
         grace_seconds: spec.lifecycle.termination_grace_period_seconds,
-        health: None,
-        outputs: Vec::new(),
+        health: spec.health.as_ref().and_then(health),
+        outputs: spec
+            .outputs
+            .iter()
+            .map(|output| guest::Output { name: output.name.clone(), path: output.path.clone() })
+            .collect(),
+    })
+}
+
+/// The probe of the spec; none where it has none of the three kinds, which the manifest's rules refuse.
+fn health(spec: &HealthSpec) -> Option<guest::Health> {
+    let probe = match spec {
+        HealthSpec { exec: Some(exec), .. } => guest::Probe::Exec { command: exec.command.clone() },
+        HealthSpec { http_get: Some(get), .. } => guest::Probe::HttpGet {
+            host: get.host.clone(),
+            port: get.port,
+            path: get.path.clone(),
+            headers: get.http_headers.iter().map(|header| (header.name.clone(), header.value.clone())).collect(),
+        },
+        HealthSpec { tcp_socket: Some(socket), .. } => {
+            guest::Probe::TcpSocket { host: socket.host.clone(), port: socket.port }
+        }
+        _ => return None,
+    };
+    Some(guest::Health {
+        probe,
+        initial_delay_seconds: spec.initial_delay_seconds,
+        period_seconds: spec.period_seconds,
+        timeout_seconds: spec.timeout_seconds,
+        success_threshold: spec.success_threshold,
+        failure_threshold: spec.failure_threshold,
     })
 }
 
@@ -118,6 +147,34 @@ mod tests {
         let env: Vec<_> = process.env.iter().map(|v| format!("{}={}", v.name, v.value)).collect();
         assert_eq!(env, ["PATH=/bin", "A=spec"]);
         assert_eq!(process.user.as_deref(), Some("app"));
+    }
+
+    #[test]
+    fn a_probe_reaches_the_guest_with_all_its_numbers() {
+        for (given, expected) in [
+            (r#"{"exec": {"command": ["a", "b"]}}"#, guest::Probe::Exec { command: vec!["a".into(), "b".into()] }),
+            (
+                r#"{"httpGet": {"port": 80, "path": "/x", "httpHeaders": [{"name": "A", "value": "b"}]}}"#,
+                guest::Probe::HttpGet {
+                    host: None,
+                    port: 80,
+                    path: "/x".into(),
+                    headers: vec![("A".into(), "b".into())],
+                },
+            ),
+            (
+                r#"{"tcpSocket": {"port": 1, "host": "::1"}}"#,
+                guest::Probe::TcpSocket { host: Some("::1".into()), port: 1 },
+            ),
+        ] {
+            let mut spec: HealthSpec = serde_json::from_str(given).unwrap();
+            spec.initial_delay_seconds = 2;
+            spec.failure_threshold = 5;
+            let told = health(&spec).unwrap();
+            assert_eq!(told.probe, expected);
+            let numbers = (told.initial_delay_seconds, told.period_seconds, told.timeout_seconds);
+            assert_eq!((numbers, told.success_threshold, told.failure_threshold), ((2, 10, 1), 1, 5));
+        }
     }
 
     #[test]

@@ -33,6 +33,7 @@ use crate::{
     metrics::{Metrics, label::JobKind},
     observed::{Disks, ImageFacts, KernelFacts, MachineSight, Observed, RootfsFacts, Work},
     plan::Action,
+    request,
 };
 
 /// How long a supervisor may take for a call that starts nothing and awaits nothing.
@@ -223,7 +224,7 @@ impl Host {
         Observed {
             disks: Disks { complete, any: machine_paths.dir().exists(), written: machine_paths.disks().exists() },
             kept_outputs: has_outputs(&machine).then(|| keep::kept_outputs(&self.paths, record)).flatten(),
-            restart_request: None,
+            restart_request: self.restart_request(record),
             withdrawable: record.file.parent() == Some(&self.paths.manifests()) && record.file.exists(),
             machine,
             image: image.map(|(image, took)| ImageFacts {
@@ -282,6 +283,7 @@ impl Host {
                 disks,
                 boot_timeout_ms: BOOT_TIMEOUT_MS,
                 log_bytes: LOG_BYTES,
+                output_bytes: supervisor::OUTPUT_BYTES,
                 qemu: qemu_options(&kernel, &chosen),
             },
             guest: guest::config(record, &image.config, &boot.id)?,
@@ -334,6 +336,23 @@ impl Host {
         call(&found, self.target(record)).map_err(|e| backend::fault(&e))
     }
 
+    /// The restart that is asked for of this very workspace.
+    fn restart_request(&self, record: &Record) -> Option<String> {
+        match request::read(&self.paths, &record.key) {
+            Ok(request) => request.filter(|request| request.uid == record.uid).map(|request| request.token),
+            Err(error) => {
+                tracing::warn!(workspace = %record.key, "{error}");
+                None
+            }
+        }
+    }
+
+    /// Removes the request for a restart that is remembered as taken.
+    fn done_with_request(&self, record: &Record) -> Result<(), Fault> {
+        let Some(token) = &record.memory.restarted.request else { return Ok(()) };
+        request::remove(&self.paths, &record.key, token).map_err(|e| host_error(e.to_string()))
+    }
+
     fn delete_machine(&self, record: &Record) -> Result<(), Fault> {
         self.call(record, |s, target| s.delete(target, CALL_DEADLINE))?;
         durable::remove_dir(&self.paths.machine(&record.uid).supervisor()).map_err(|e| host_fault(&e))
@@ -348,8 +367,12 @@ impl Host {
     fn act_blocking(&self, record: &Record, action: &Action) -> Result<(), Fault> {
         match action {
             Action::CreateDisks => self.create_disks(record),
-            Action::StartMachine(boot) => self.start(record, boot),
+            Action::StartMachine(boot) => {
+                self.start(record, boot)?;
+                self.done_with_request(record)
+            }
             Action::HaltMachine { grace_seconds } => {
+                self.done_with_request(record)?;
                 let halt = supervisor::Halt { grace_seconds: *grace_seconds, no_wait: true };
                 self.call(record, |s, target| s.halt(target, halt, CALL_DEADLINE)).map(drop)
             }
@@ -383,6 +406,7 @@ impl Host {
                     return Err(host_error(format!("{} is there again; it is removed first", dir.dir().display())));
                 }
                 self.release(&record.key);
+                request::discard(&self.paths, &record.key).map_err(|e| host_error(e.to_string()))?;
                 self.timings.lock().unwrap_or_else(PoisonError::into_inner).remove(&record.uid);
                 Ok(())
             }

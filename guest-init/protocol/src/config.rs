@@ -98,7 +98,8 @@ pub enum Probe {
 pub struct Output {
     /// The artifact's name: an RFC 1123 label.
     pub name: String,
-    /// Absolute path in the guest. Symbolic links in it are resolved inside the guest's root.
+    /// Absolute path in the guest. Symbolic links in it are resolved inside the guest's root; those below it are archived as links.
+    /// Sockets, pipes, devices and what the kernel makes up (`/proc`) are left out.
     pub path: String,
 }
 

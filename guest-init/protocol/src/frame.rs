@@ -22,6 +22,8 @@ pub enum Kind {
     Stdout = 2,
     /// Bytes of standard error.
     Stderr = 3,
+    /// Bytes of the tar archive of the output that was announced last.
+    Output = 4,
 }
 
 /// One frame.
@@ -35,7 +37,7 @@ pub struct Frame {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Message, Self::Stdin, Self::Stdout, Self::Stderr].into_iter().find(|k| *k as u8 == byte)
+        [Self::Message, Self::Stdin, Self::Stdout, Self::Stderr, Self::Output].into_iter().find(|k| *k as u8 == byte)
     }
 
     /// The longest payload of this kind, in bytes.

@@ -5,7 +5,7 @@
 //!
 //! | request | host → guest | guest → host |
 //! |---|---|---|
-//! | [`Request::Configure`] | nothing more | [`Event`]s, and the output of setup and workload, until power-off |
+//! | [`Request::Configure`] | nothing more | [`Event`]s, the output of setup and workload, and outputs, until power-off |
 //! | [`Request::Exec`] | [`ExecInput`]s and standard input | output, then one [`ExecReply`] |
 //! | [`Request::Shutdown`] | nothing more | one [`ShutdownReply`] |
 //!
@@ -23,6 +23,9 @@ pub use session::{Event, Exit, Request, ShutdownReply};
 
 /// The version both sides must share. Sent with [`Config`]; guest-init refuses any other.
 pub const VERSION: u32 = 1;
+
+/// How long a guest that is shut down copies outputs, at most, from the end of its workload, in seconds. Then it powers off.
+pub const OUTPUT_SECONDS: u32 = 60;
 
 /// The vsock port on which guest-init listens.
 pub const CONTROL_PORT: u32 = 1024;

@@ -61,12 +61,34 @@ pub enum Event {
         /// When.
         at_ms: u64,
     },
-    /// The workload ended and all its output was sent. The guest powers off next.
+    /// The health probe's verdict changed: told while the workload runs, first when it is known at all. Only with [`Config::health`].
+    Health {
+        /// Whether as many probes in a row as were asked for succeeded, or failed.
+        healthy: bool,
+        /// What the last probe found.
+        message: String,
+        /// When.
+        at_ms: u64,
+    },
+    /// The workload ended and all its output was sent. [`Config::outputs`] follow, in their order; then the guest powers off.
     WorkloadExited {
         /// How.
         exit: Exit,
         /// When.
         at_ms: u64,
+    },
+    /// An output begins. Frames of [`crate::frame::Kind::Output`] up to its end are a tar archive.
+    OutputStarted {
+        /// Its name in [`Config::outputs`].
+        name: String,
+    },
+    /// An output ended.
+    OutputFinished {
+        /// Its name in [`Config::outputs`].
+        name: String,
+        /// Why there is none, or what of it could not be read; the archive is whole and well formed where there is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
     },
     /// Something that guest-init had to do cannot be done. The guest powers off next.
     Failed {

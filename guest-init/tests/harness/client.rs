@@ -47,6 +47,8 @@ pub(crate) struct Told {
     pub(crate) events: Vec<Event>,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
+    /// All bytes of outputs.
+    pub(crate) archive: Vec<u8>,
 }
 
 impl Told {
@@ -86,6 +88,7 @@ impl Session {
             match frame.kind {
                 Kind::Stdout => told.stdout.extend(frame.payload),
                 Kind::Stderr => told.stderr.extend(frame.payload),
+                Kind::Output => told.archive.extend(frame.payload),
                 _ => told.events.push(frame.message().unwrap()),
             }
         }

@@ -51,6 +51,8 @@ pub enum ErrorCode {
     MachineBusy,
     /// There is no such machine.
     MachineNotFound,
+    /// The machine does not run, or its guest has not taken its configuration yet, or it is about to end.
+    MachineNotRunning,
     /// The directory belongs to another UID.
     IdentityMismatch,
     /// The VMM ended before the guest was ready.
@@ -71,7 +73,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every cause, in the order of the catalogue.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::InvalidRequest,
         Self::UnsupportedProtocol,
         Self::UnsupportedVerb,
@@ -85,6 +87,7 @@ impl ErrorCode {
         Self::MachineRunning,
         Self::MachineBusy,
         Self::MachineNotFound,
+        Self::MachineNotRunning,
         Self::IdentityMismatch,
         Self::VmmFailed,
         Self::GuestTimeout,
@@ -112,6 +115,7 @@ impl ErrorCode {
             Self::MachineRunning => "MachineRunning",
             Self::MachineBusy => "MachineBusy",
             Self::MachineNotFound => "MachineNotFound",
+            Self::MachineNotRunning => "MachineNotRunning",
             Self::IdentityMismatch => "IdentityMismatch",
             Self::VmmFailed => "VmmFailed",
             Self::GuestTimeout => "GuestTimeout",
@@ -130,6 +134,7 @@ impl ErrorCode {
             self,
             Self::DiskFull
                 | Self::MachineBusy
+                | Self::MachineNotRunning
                 | Self::VmmFailed
                 | Self::GuestTimeout
                 | Self::GuestPanic
@@ -159,6 +164,7 @@ impl ErrorCode {
             Self::MachineRunning => "halt the running machine first",
             Self::MachineBusy => "call again when the other call has ended",
             Self::MachineNotFound => "start the machine first",
+            Self::MachineNotRunning => "call again when the machine runs",
             Self::IdentityMismatch => "give each machine a directory of its own",
             Self::VmmFailed => "read the end of the VMM's own words in the details, and the console log",
             Self::GuestTimeout => "read the console log; a busy host may need a longer boot timeout",

@@ -5,7 +5,10 @@
 //! if the response says `ok`. It keeps nothing in memory between calls: all it knows is in the machine's directory.
 //!
 //! Machines are told apart by the workspace's UID, one directory each, and by the boot id of each start. Every verb may be
-//! called twice: the second call finds the work done and says so.
+//! called twice: the second call finds the work done and says so. That holds for `pause`, `resume` and `quarantine` from any of the
+//! states `Running`, `Paused` and `Quarantined`, each of which leads to each other one; in all other states these three are refused
+//! with `MachineNotRunning` and change nothing. `halt`, `kill` and `delete` work in every state: a machine that is paused is let run
+//! on for its halt, and stays cut off if it was quarantined.
 
 mod call_error;
 mod client;
@@ -22,7 +25,7 @@ pub use error::{ErrorBody, ErrorCode};
 pub use machine::{Accelerator, Artifact, ErrorText, Exit, GuestStatus, Health, Machine, MachineState, Owner};
 pub use request::{
     CapabilitiesRequest, CheckRequest, Disk, Halt, HaltRequest, Identity, Kernel, KernelFormat, MachineConfig,
-    MachineRequest, PrepareRequest, QemuMachine, QemuOptions, Request, StartRequest, Target, Verb,
+    MachineRequest, OUTPUT_BYTES, PrepareRequest, QemuMachine, QemuOptions, Request, StartRequest, Target, Verb,
 };
 pub use response::{Capabilities, Check, CheckStatus, Response};
 pub use schema::schema;

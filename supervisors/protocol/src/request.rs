@@ -20,14 +20,18 @@ pub enum Request {
     Start(Box<StartRequest>),
     /// What is true of the machine now. Changes nothing.
     Inspect(MachineRequest),
-    /// Makes the machine's CPUs stand still: `Running` or `Quarantined` become `Paused`.
+    /// Makes the machine's CPUs stand still: `Running` or `Quarantined` become `Paused`. Its connections stay as they are. Answered
+    /// once it is so and recorded, as `resume` and `quarantine` are; each of the three finds its work done when it is called again,
+    /// and is refused with `MachineNotRunning` while the guest is not configured yet, once its workload has ended or its halt was
+    /// asked for, and where there is no machine.
     Pause(MachineRequest),
     /// Lets the machine run on, connected as before: `Paused` or `Quarantined` become `Running`.
     Resume(MachineRequest),
     /// Lets the machine run, cut off from everything but its supervisor: `Running` or `Paused` become `Quarantined`. Connections
     /// that are open are closed.
     Quarantine(MachineRequest),
-    /// Asks the guest to end within its grace period, then ends it. A machine that is paused runs on for that.
+    /// Asks the guest to end within its grace period, then ends it. A machine that is paused runs on for that. Outputs are copied out
+    /// in between, which `kill` does not wait for.
     Halt(HaltRequest),
     /// Ends the machine at once.
     Kill(MachineRequest),
@@ -200,7 +204,8 @@ pub struct HaltRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Halt {
-    /// Seconds that the workload gets after SIGTERM, at most 3600. The machine is ended 10 seconds later in any case.
+    /// Seconds that the workload gets after SIGTERM, at most 3600. The machine is ended 10 seconds later in any case; 70 where there
+    /// are outputs to be copied out, which begins when the workload has ended.
     pub grace_seconds: u32,
     /// Return once the halt is asked for, not once the machine has ended.
     #[serde(default)]
@@ -226,9 +231,19 @@ pub struct MachineConfig {
     pub boot_timeout_ms: u64,
     /// The size at which each log file is rotated, in bytes; one older file is kept.
     pub log_bytes: u64,
+    /// How many bytes all outputs of one boot may have together. One that does not fit is given up, with an error of its own.
+    #[serde(default = "default_output_bytes")]
+    pub output_bytes: u64,
     /// Options that only QEMU understands; other backends refuse them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qemu: Option<QemuOptions>,
+}
+
+/// The usual bound of outputs, in bytes: 1 GiB.
+pub const OUTPUT_BYTES: u64 = 1 << 30;
+
+fn default_output_bytes() -> u64 {
+    OUTPUT_BYTES
 }
 
 /// A kernel.

@@ -11,19 +11,24 @@ use std::{
     time::Duration,
 };
 
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with,
+    sockopt::{Timeout, set_socket_timeout},
+};
+
 /// The longest path of a Unix socket on Linux, in bytes without the closing NUL: unix(7).
 const MAX_SOCKET_PATH: usize = 107;
 
 /// The longest answer to `CONNECT`, in bytes: `OK `, a 32-bit number, and the line's end, with room.
 const MAX_ANSWER: usize = 32;
 
-/// Connects to a port of the guest. `timeout` bounds the handshake; the stream it gives has no timeouts.
+/// Connects to a port of the guest. `timeout` bounds each step of the handshake; the stream it gives has no timeouts.
 ///
 /// # Errors
 /// Those of the socket; `ConnectionRefused` when nothing listens on the port; `TimedOut` or `WouldBlock` when the guest does
 /// not answer; `InvalidData` for an answer outside the handshake.
 pub fn connect(socket: &Path, port: u32, timeout: Duration) -> io::Result<UnixStream> {
-    let mut stream = connect_unix(socket)?;
+    let mut stream = connect_within(socket, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
@@ -61,6 +66,20 @@ pub fn connect(socket: &Path, port: u32, timeout: Duration) -> io::Result<UnixSt
 pub fn connect_unix(socket: &Path) -> io::Result<UnixStream> {
     let (path, _folder) = short_path(socket)?;
     UnixStream::connect(path)
+}
+
+/// As [`connect_unix`], but gives up after `timeout`: a server that does not accept lets those who connect wait for ever.
+///
+/// # Errors
+/// Those of the operating system; `WouldBlock` when the time is over.
+pub fn connect_within(socket: &Path, timeout: Duration) -> io::Result<UnixStream> {
+    let (path, _folder) = short_path(socket)?;
+    let address = SocketAddrUnix::new(path)?;
+    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&stream, Timeout::Send, Some(timeout))?;
+    rustix::net::connect(&stream, &address)?;
+    set_socket_timeout(&stream, Timeout::Send, None)?;
+    Ok(stream.into())
 }
 
 /// A path to the same file that fits into a socket's address, good for as long as the returned folder is kept open.
@@ -107,6 +126,19 @@ mod tests {
         let mut rest = String::new();
         stream.read_to_string(&mut rest).unwrap();
         assert_eq!((peer.join().unwrap().as_str(), rest.as_str()), ("CONNECT 1024\n", "hello"));
+    }
+
+    #[test]
+    fn a_server_that_does_not_accept_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("vsock.sock");
+        let address = SocketAddrUnix::new(&socket).unwrap();
+        let server = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::bind(&server, &address).unwrap();
+        rustix::net::listen(&server, 0).unwrap();
+        let _waits = connect_within(&socket, Duration::from_secs(60)).unwrap();
+        let refused = connect_within(&socket, Duration::from_millis(10)).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

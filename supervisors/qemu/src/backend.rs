@@ -1,6 +1,6 @@
 //! QEMU as a backend.
 
-use std::sync::OnceLock;
+use std::{path::Path, sync::OnceLock, time::Duration};
 
 use microagent_base::Digest;
 use microagent_shim::{Backend, Launch, Program};
@@ -10,10 +10,11 @@ use microagent_supervisor_protocol::{
 };
 
 use crate::{
-    command::{self, Plan, VHOST_SOCKET},
+    command::{self, Plan, QMP_SOCKET, VHOST_SOCKET},
     host::{self, Vsock},
     kvm,
     memory::Memory,
+    qmp,
     tsc::{self, Tsc},
 };
 
@@ -21,9 +22,23 @@ use crate::{
 /// fraction of a second; five seconds leave room for a busy host.
 const KVM_SILENCE_MS: u64 = 5000;
 
+/// How long QEMU may take to stand still or run on: it first finishes what its disks are at.
+const QMP_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The verbs that work.
-const VERBS: [Verb; 8] =
-    [Verb::Capabilities, Verb::Check, Verb::Prepare, Verb::Start, Verb::Inspect, Verb::Halt, Verb::Kill, Verb::Delete];
+const VERBS: [Verb; 11] = [
+    Verb::Capabilities,
+    Verb::Check,
+    Verb::Prepare,
+    Verb::Start,
+    Verb::Inspect,
+    Verb::Pause,
+    Verb::Resume,
+    Verb::Quarantine,
+    Verb::Halt,
+    Verb::Kill,
+    Verb::Delete,
+];
 
 /// QEMU on this host.
 pub(crate) struct Qemu {
@@ -144,6 +159,11 @@ impl Backend for Qemu {
             silence_ms: (accelerator == Accelerator::Kvm).then_some(KVM_SILENCE_MS),
         };
         Ok(accelerators.into_iter().map(launch).collect())
+    }
+
+    fn set_paused(&self, paused: bool) -> Result<(), ErrorBody> {
+        qmp::set_paused(Path::new(QMP_SOCKET), paused, QMP_PATIENCE)
+            .map_err(|e| ErrorBody::new(ErrorCode::VmmFailed, e.to_string()))
     }
 
     fn gave_up(&self, launch: &Launch, why: &str) {

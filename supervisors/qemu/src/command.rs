@@ -10,6 +10,9 @@ use crate::{host::Vsock, kernel_args, tsc::Tsc};
 /// The Unix socket between QEMU and the program that serves vsock, in the machine's directory.
 pub(crate) const VHOST_SOCKET: &str = "vhost.sock";
 
+/// The Unix socket by which QEMU is told to pause and to run on, in the machine's directory.
+pub(crate) const QMP_SOCKET: &str = "qmp.sock";
+
 /// What one start is made of.
 pub(crate) struct Plan<'a> {
     pub(crate) uid: &'a str,
@@ -40,6 +43,7 @@ pub(crate) fn arguments(plan: &Plan<'_>) -> Vec<String> {
     args.pair("-display", "none");
     args.pair("-monitor", "none");
     args.pair("-parallel", "none");
+    args.pair("-qmp", format!("unix:{QMP_SOCKET},server=on,wait=off"));
     // What a QEMU that its guest has taken over must not do: change user, start programs, change limits.
     args.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     // A program that serves vsock reads and writes the guest's memory.
@@ -85,7 +89,7 @@ pub(crate) fn vsock_arguments(cid: u32) -> Vec<String> {
     let mut args = Args::default();
     args.pair("--guest-cid", cid.to_string());
     args.pair("--socket", VHOST_SOCKET);
-    args.pair("--uds-path", microagent_shim::VSOCK_SOCKET);
+    args.pair("--uds-path", microagent_shim::GUEST_SOCKET);
     args.0
 }
 

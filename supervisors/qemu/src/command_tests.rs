@@ -11,6 +11,7 @@ fn config() -> MachineConfig {
         disks: vec![disk("baseline", "/d/a,b \"c\".ext4", true), disk("overlay", "/d/overlay.ext4", false)],
         boot_timeout_ms: 1000,
         log_bytes: 1000,
+        output_bytes: 1000,
         qemu: None,
     }
 }
@@ -46,6 +47,6 @@ fn a_q35_with_kvm_and_the_kernels_vsock() {
 }
 
 #[test]
-fn the_vsock_program_serves_the_socket_that_hosts_connect_to() {
-    assert_eq!(vsock_arguments(5), ["--guest-cid", "5", "--socket", "vhost.sock", "--uds-path", "vsock.sock"]);
+fn the_vsock_program_serves_the_socket_that_the_shim_alone_connects_to() {
+    assert_eq!(vsock_arguments(5), ["--guest-cid", "5", "--socket", "vhost.sock", "--uds-path", "guest.sock"]);
 }

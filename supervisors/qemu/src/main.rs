@@ -6,6 +6,7 @@ mod host;
 mod kernel_args;
 mod kvm;
 mod memory;
+mod qmp;
 mod tsc;
 
 use std::process::ExitCode;

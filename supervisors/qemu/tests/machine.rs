@@ -2,6 +2,7 @@
 //! do whatever the guest does. Real guests boot in the end-to-end tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test and its helpers end by panicking")]
 
+#[allow(dead_code, reason = "each program uses its part of the fake host")]
 mod fake;
 
 use std::{
@@ -11,8 +12,9 @@ use std::{
 };
 
 use fake::{Host, PATIENCE, SUPERVISOR};
-use microagent_guest_protocol::Exit;
-use microagent_supervisor_protocol::{Accelerator, CallError, ErrorCode, Halt, MachineState, Response};
+use microagent_guest_protocol::{Exit, Health, Probe};
+use microagent_shim::MACHINE_RECORD;
+use microagent_supervisor_protocol::{Accelerator, CallError, ErrorCode, Halt, Machine, MachineState, Owner, Response};
 use rustix::process::Signal;
 
 fn code<T: std::fmt::Debug>(result: Result<T, CallError>) -> ErrorCode {
@@ -68,7 +70,7 @@ fn a_start_is_done_once_for_each_boot_id() {
     host.start("b1").unwrap();
     let running = host.until(|m| m.state == MachineState::Running);
     let first = host.record();
-    assert_eq!(host.start("b1").unwrap(), running);
+    assert_eq!(host.start("b1").unwrap(), Machine { active_at: None, ..running });
     assert_eq!(host.record(), first);
     assert_eq!(code(host.start("b2")), ErrorCode::MachineRunning);
     host.kill().unwrap();
@@ -134,6 +136,38 @@ fn a_killed_shim_takes_its_machine_along_and_is_told_as_lost() {
 }
 
 #[test]
+fn the_owner_is_the_shim_for_as_long_as_the_machine_lives() {
+    let host = Host::new("stay");
+    let started = host.start("b1").unwrap();
+    let shim = host.record().shim;
+    assert_eq!(started.owner, Some(Owner { pid: shim.pid, start_time: shim.start_time }));
+    assert_eq!(host.inspect().unwrap().owner, started.owner);
+    assert_eq!(host.kill().unwrap().owner, None);
+    assert_eq!(host.record().machine.owner, None);
+}
+
+#[test]
+fn a_machine_of_an_earlier_boot_of_the_host_is_lost_and_no_process_of_this_boot_is_touched() {
+    let host = Host::new("stay");
+    host.start("b1").unwrap();
+    host.until(|m| m.state == MachineState::Running);
+    let present = host.record();
+    let mut record = present.clone();
+    let earlier = Some("00000000-0000-0000-0000-000000000001".parse().unwrap());
+    record.shim.boot = earlier;
+    for process in [&mut record.vmm, &mut record.helper] {
+        process.as_mut().unwrap().boot = earlier;
+    }
+    fs::write(host.dir().join(MACHINE_RECORD), serde_json::to_vec(&record).unwrap()).unwrap();
+    let machine = host.inspect().unwrap();
+    assert_eq!((machine.state, machine.failure.unwrap().code), (MachineState::Exited, ErrorCode::ShimLost));
+    assert_eq!(machine.owner, None);
+    for process in [present.shim, present.vmm.unwrap(), present.helper.unwrap()] {
+        assert!(process.is_alive());
+    }
+}
+
+#[test]
 fn a_killed_vmm_is_told_with_its_cause() {
     let host = Host::new("stay");
     host.start("b1").unwrap();
@@ -170,6 +204,27 @@ fn a_guest_that_breaks_the_protocol_is_ended() {
         host.start("b1").unwrap();
         assert_eq!(host.ended().failure.unwrap().code, ErrorCode::GuestProtocol, "{mode}");
     }
+}
+
+#[test]
+fn the_verdict_of_the_health_probe_is_recorded_and_goes_with_its_boot() {
+    let mut host = Host::new("healthy");
+    host.health = Some(Health {
+        probe: Probe::TcpSocket { host: None, port: 80 },
+        initial_delay_seconds: 0,
+        period_seconds: 1,
+        timeout_seconds: 1,
+        success_threshold: 1,
+        failure_threshold: 1,
+    });
+    host.start("b1").unwrap();
+    let machine = host.until(|m| m.guest.health.as_ref().is_some_and(|h| h.message == "probe 3 "));
+    assert_eq!((machine.guest.health.unwrap().healthy, machine.failure), (false, None));
+    assert_eq!(host.halt(60).unwrap().failure, None);
+    host.health = None;
+    host.start("b2").unwrap();
+    let failure = host.ended().failure.unwrap();
+    assert_eq!(failure.code, ErrorCode::GuestProtocol, "{}: none was asked for", failure.message);
 }
 
 #[test]

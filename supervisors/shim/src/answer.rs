@@ -13,7 +13,7 @@ use microagent_supervisor_protocol::{
 };
 use serde::Deserialize;
 
-use crate::{backend::Backend, run, verbs};
+use crate::{backend::Backend, control::Wish, run, verbs};
 
 /// The exit code for words on the command line that mean nothing here.
 const USAGE: u8 = 2;
@@ -119,9 +119,9 @@ fn on_machine(backend: &impl Backend, request: Request) -> Result<Machine, Error
         Request::Prepare(r) => verbs::prepare(backend, &r),
         Request::Start(r) => verbs::start(backend, *r),
         Request::Inspect(r) => verbs::inspect(&r.target),
-        Request::Pause(_) | Request::Resume(_) | Request::Quarantine(_) => {
-            Err(ErrorBody::new(ErrorCode::UnsupportedVerb, "this verb is not there yet"))
-        }
+        Request::Pause(r) => verbs::change(&r.target, Wish::Pause),
+        Request::Resume(r) => verbs::change(&r.target, Wish::Resume),
+        Request::Quarantine(r) => verbs::change(&r.target, Wish::Quarantine),
         Request::Halt(r) => verbs::halt(&r),
         Request::Kill(r) => verbs::kill(&r.target),
         Request::Delete(r) => verbs::delete(&r.target),

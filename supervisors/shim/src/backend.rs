@@ -27,6 +27,13 @@ pub trait Backend: Sync {
     /// When there is no way on this host.
     fn launches(&self, identity: &Identity, config: &MachineConfig) -> Result<Vec<Launch>, ErrorBody>;
 
+    /// Makes the CPUs of the machine whose directory is the working directory stand still, or lets them run on; returns once it is
+    /// so. That it is so already is no error. Called by the shim, whose one machine waits for it: it must return within 5 seconds.
+    ///
+    /// # Errors
+    /// When the VMM did not do it, or did not say so. It is then called again until it says so.
+    fn set_paused(&self, paused: bool) -> Result<(), ErrorBody>;
+
     /// Told when a launch showed no sign of life and one after it did, so that later starts need not wait for it.
     fn gave_up(&self, launch: &Launch, why: &str);
 }
@@ -42,7 +49,8 @@ pub struct Launch {
     pub helper: Option<Program>,
     /// The VMM. Its standard output is the serial console.
     pub vmm: Program,
-    /// The guest's vsock address, where the host's kernel serves vsock and the shim has to serve the Unix socket.
+    /// The guest's vsock address, where the host's kernel serves vsock. Otherwise the helper serves it, by the `CONNECT <port>`
+    /// handshake on [`crate::GUEST_SOCKET`].
     pub kernel_vsock_cid: Option<u32>,
     /// How long the console may stay silent before the next launch is tried, in milliseconds. Nothing is tried when absent.
     pub silence_ms: Option<u64>,

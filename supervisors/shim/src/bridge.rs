@@ -1,21 +1,23 @@
-//! The `CONNECT <port>` handshake served by the shim itself, where the host's kernel carries vsock (`/dev/vhost-vsock`).
-#![allow(unsafe_code, reason = "rustix has no AF_VSOCK addresses")]
+//! The `CONNECT <port>` handshake, served by the shim: the only way from the host to the guest's vsock ports, so that it can be
+//! cut.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Read, Write},
     net::Shutdown,
-    os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
-        unix::net::{UnixListener, UnixStream},
-    },
+    os::unix::net::{UnixListener, UnixStream},
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
+
+use crate::{activity::Activity, far::Far};
 
 /// The longest `CONNECT` line, in bytes: the word, a 32-bit number, and the line's end, with room.
 const MAX_LINE: usize = 32;
@@ -26,46 +28,153 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How many connections are carried at once.
 const MAX_CONNECTIONS: usize = 256;
 
-/// Serves the socket for as long as the process lives.
-pub(crate) fn serve(socket: &Path, cid: u32) -> io::Result<()> {
-    let listener = UnixListener::bind(socket)?;
-    let open = Arc::new(AtomicUsize::new(0));
-    thread::Builder::new().name("vsock".to_owned()).spawn(move || {
-        for client in listener.incoming().flatten() {
-            if open.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
-                open.fetch_sub(1, Ordering::Relaxed);
-                continue;
+/// How much is carried at once, in bytes: the most that a frame of the guest holds.
+const CHUNK: usize = 64 * 1024;
+
+/// The stack of each thread, in bytes: a connection has two, and nothing deep happens on them but the buffer.
+const STACK: usize = 256 * 1024;
+
+/// The socket for clients. All copies are of one.
+#[derive(Clone)]
+pub(crate) struct Bridge {
+    state: Arc<Mutex<State>>,
+    activity: Activity,
+}
+
+#[derive(Default)]
+struct State {
+    far: Option<Far>,
+    cut: bool,
+    next: u64,
+    /// Both ends of each connection; the guest's once it is there.
+    open: BTreeMap<u64, Link>,
+}
+
+struct Link {
+    client: UnixStream,
+    guest: Option<UnixStream>,
+}
+
+impl Bridge {
+    pub(crate) fn new(activity: Activity) -> Self {
+        Self { state: Arc::default(), activity }
+    }
+
+    /// Serves the socket for as long as the process lives.
+    pub(crate) fn serve(&self, socket: &Path) -> io::Result<()> {
+        let listener = UnixListener::bind(socket)?;
+        let bridge = self.clone();
+        thread::Builder::new().name("vsock".to_owned()).stack_size(STACK).spawn(move || {
+            for client in listener.incoming().flatten() {
+                bridge.accept(client);
             }
-            let counted = Arc::clone(&open);
-            let carried = thread::Builder::new().name("vsock".to_owned()).spawn(move || {
-                let _ = carry(&client, |port| dial(cid, port));
-                counted.fetch_sub(1, Ordering::Relaxed);
+        })?;
+        Ok(())
+    }
+
+    /// Where connections lead from now on.
+    pub(crate) fn lead_to(&self, far: Far) {
+        self.lock().far = Some(far);
+    }
+
+    /// Closes every connection, and each new one at once, until [`Self::join`].
+    pub(crate) fn cut(&self) {
+        let mut state = self.lock();
+        state.cut = true;
+        for link in std::mem::take(&mut state.open).into_values() {
+            let _ = link.client.shutdown(Shutdown::Both);
+            let _ = link.guest.map(|guest| guest.shutdown(Shutdown::Both));
+        }
+    }
+
+    /// Takes connections again.
+    pub(crate) fn join(&self) {
+        self.lock().cut = false;
+    }
+
+    fn accept(&self, client: UnixStream) {
+        let Some((number, far)) = self.register(&client) else { return };
+        let bridge = self.clone();
+        let carried = thread::Builder::new().name("vsock".to_owned()).stack_size(STACK).spawn(move || {
+            let _ = bridge.carry(number, &client, |port| far.connect(port));
+            bridge.lock().open.remove(&number);
+        });
+        if carried.is_err() {
+            self.lock().open.remove(&number);
+        }
+    }
+
+    /// A number for the client, and where it is led to; `None` when it is to be closed.
+    fn register(&self, client: &UnixStream) -> Option<(u64, Far)> {
+        let mut state = self.lock();
+        if state.cut || state.open.len() >= MAX_CONNECTIONS {
+            return None;
+        }
+        let far = state.far?;
+        let link = Link { client: client.try_clone().ok()?, guest: None };
+        let number = state.next;
+        state.next += 1;
+        state.open.insert(number, link);
+        Some((number, far))
+    }
+
+    /// Reads where the client wants to go, goes there, and copies both ways until both are done.
+    fn carry(
+        &self,
+        number: u64,
+        client: &UnixStream,
+        connect: impl Fn(u32) -> io::Result<UnixStream>,
+    ) -> io::Result<()> {
+        client.set_read_timeout(Some(PATIENCE))?;
+        let port = asked_port(&mut &*client)?;
+        let guest = connect(port)?;
+        match self.lock().open.get_mut(&number) {
+            Some(link) => link.guest = Some(guest.try_clone()?),
+            // Cut meanwhile.
+            None => return Ok(()),
+        }
+        client.set_read_timeout(None)?;
+        (&mut &*client).write_all(format!("OK {port}\n").as_bytes())?;
+        thread::scope(|scope| {
+            let up = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || {
+                self.copy(client, &guest);
+                // A client that only has no more to say waits for the answer; one that left does not.
+                wait_for_hang_up(client);
+                let _ = guest.shutdown(Shutdown::Both);
             });
-            if carried.is_err() {
-                open.fetch_sub(1, Ordering::Relaxed);
+            if up.is_ok() {
+                self.copy(&guest, client);
+            }
+            up.map(drop)
+        })
+    }
+
+    fn copy(&self, mut from: &UnixStream, mut to: &UnixStream) {
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            match from.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(n) => {
+                    self.activity.note();
+                    if to.write_all(&chunk[..n]).is_err() {
+                        break;
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
             }
         }
-    })?;
-    Ok(())
+        let _ = to.shutdown(Shutdown::Write);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Reads where the client wants to go, goes there, and copies both ways until both are done.
-fn carry(client: &UnixStream, dial: impl Fn(u32) -> io::Result<UnixStream>) -> io::Result<()> {
-    client.set_read_timeout(Some(PATIENCE))?;
-    let port = asked_port(&mut &*client)?;
-    let guest = dial(port)?;
-    client.set_read_timeout(None)?;
-    (&mut &*client).write_all(format!("OK {port}\n").as_bytes())?;
-    thread::scope(|scope| {
-        scope.spawn(|| copy(client, &guest));
-        copy(&guest, client);
-    });
-    Ok(())
-}
-
-fn copy(from: &UnixStream, to: &UnixStream) {
-    let _ = io::copy(&mut &*from, &mut &*to);
-    let _ = to.shutdown(Shutdown::Write);
+/// Waits until neither side of the stream can send any more.
+fn wait_for_hang_up(stream: &UnixStream) {
+    while let Err(Errno::INTR) = poll(&mut [PollFd::new(stream, PollFlags::empty())], None) {}
 }
 
 fn asked_port(client: &mut impl Read) -> io::Result<u32> {
@@ -82,54 +191,77 @@ fn asked_port(client: &mut impl Read) -> io::Result<u32> {
     port.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// A connection to a guest's port. Given as a `UnixStream`, which only reads, writes and shuts down the descriptor.
-fn dial(cid: u32, port: u32) -> io::Result<UnixStream> {
-    // SAFETY: socket(2) takes no pointers.
-    let fd = unsafe { libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new and nobody else's.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: all zeroes is a valid sockaddr_vm.
-    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
-    address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
-    address.svm_cid = cid;
-    address.svm_port = port;
-    let length = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
-    // SAFETY: the pointer is to a sockaddr_vm of that length, which lives through the call.
-    let connected = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) };
-    if connected < 0 { Err(io::Error::last_os_error()) } else { Ok(socket.into()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_client_is_led_to_the_port_it_asked_for_and_bytes_go_both_ways() {
+    /// A client, the guest it is led to, and the thread that carries between them.
+    fn carried(bridge: &Bridge) -> (UnixStream, UnixStream, thread::JoinHandle<()>) {
         let (mut client, ours) = UnixStream::pair().unwrap();
-        let (far, mut guest) = UnixStream::pair().unwrap();
-        let far = std::sync::Mutex::new(Some(far));
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                carry(&ours, |port| {
+        let (far, guest) = UnixStream::pair().unwrap();
+        let (number, _) = bridge.register(&ours).unwrap();
+        let carrying = bridge.clone();
+        let far = Mutex::new(Some(far));
+        let thread = thread::spawn(move || {
+            carrying
+                .carry(number, &ours, |port| {
                     assert_eq!(port, 1024);
                     Ok(far.lock().unwrap().take().unwrap())
                 })
                 .unwrap();
-            });
-            client.write_all(b"CONNECT 1024\nhello").unwrap();
-            client.shutdown(Shutdown::Write).unwrap();
-            let mut heard = String::new();
-            guest.read_to_string(&mut heard).unwrap();
-            assert_eq!(heard, "hello");
-            guest.write_all(b"there").unwrap();
-            guest.shutdown(Shutdown::Both).unwrap();
-            let mut answer = String::new();
-            client.read_to_string(&mut answer).unwrap();
-            assert_eq!(answer, "OK 1024\nthere");
         });
+        client.write_all(b"CONNECT 1024\n").unwrap();
+        let mut answer = [0; 8];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"OK 1024\n");
+        (client, guest, thread)
+    }
+
+    fn bridge() -> Bridge {
+        let bridge = Bridge::new(Activity::nowhere());
+        bridge.lead_to(Far::Program);
+        bridge
+    }
+
+    #[test]
+    fn a_client_is_led_to_the_port_it_asked_for_and_bytes_go_both_ways() {
+        let (mut client, mut guest, thread) = carried(&bridge());
+        client.write_all(b"hello").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut heard = String::new();
+        guest.read_to_string(&mut heard).unwrap();
+        assert_eq!(heard, "hello");
+        guest.write_all(b"there").unwrap();
+        guest.shutdown(Shutdown::Both).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "there");
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_client_that_leaves_is_noticed_even_when_the_guest_keeps_its_side_open() {
+        let (client, _guest, thread) = carried(&bridge());
+        drop(client);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_cut_closes_what_is_open_and_what_comes_until_it_is_joined_again() {
+        let bridge = bridge();
+        let (client, guest, thread) = carried(&bridge);
+        let (waiting, theirs) = UnixStream::pair().unwrap();
+        bridge.register(&theirs).unwrap();
+        bridge.cut();
+        for stream in [&client, &guest, &waiting] {
+            assert_eq!((&mut &*stream).read(&mut [0]).unwrap(), 0);
+        }
+        thread.join().unwrap();
+        assert!(bridge.register(&theirs).is_none());
+        bridge.join();
+        let (mut again, mut guest, _thread) = carried(&bridge);
+        again.write_all(b"x").unwrap();
+        assert_eq!(guest.read(&mut [0]).unwrap(), 1);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The shim's own socket: how `halt` and `kill` reach it.
+//! The shim's own socket: how `halt`, `kill`, `pause`, `resume` and `quarantine` reach it. A wish is one line of JSON; the answer is
+//! the line `ok`, or one of JSON with the error.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -9,16 +10,37 @@ use std::{
     time::Duration,
 };
 
-use microagent_supervisor_protocol::vsock;
+use microagent_supervisor_protocol::{ErrorBody, vsock};
 use serde::{Deserialize, Serialize};
 
 use crate::run::Signal;
 
-/// How long either side waits for the other.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long either side waits for the other: a VMM that does not answer takes 5 seconds of it.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The longest wish, in bytes.
 const MAX_WISH: u64 = 256;
+
+/// The longest answer, in bytes.
+const MAX_ANSWER: u64 = 64 * 1024;
+
+/// What came of a wish, once it is recorded.
+pub(crate) type Answer = Result<(), ErrorBody>;
+
+/// Why a wish was not fulfilled.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// The shim says why.
+    Told(Box<ErrorBody>),
+    /// There is no shim, or it does not answer.
+    Deaf(io::Error),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self::Deaf(error)
+    }
+}
 
 /// What the shim can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,19 +53,28 @@ pub(crate) enum Wish {
     },
     /// End now.
     Kill,
+    /// Stand still.
+    Pause,
+    /// Run, connected.
+    Resume,
+    /// Run, cut off.
+    Quarantine,
 }
 
 /// Tells the shim; returns when it has recorded the wish.
-pub(crate) fn tell(socket: &Path, wish: Wish) -> io::Result<()> {
-    let mut stream = vsock::connect_unix(socket)?;
+pub(crate) fn tell(socket: &Path, wish: Wish) -> Result<(), Refusal> {
+    let mut stream = vsock::connect_within(socket, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut line = serde_json::to_vec(&wish)?;
+    let mut line = serde_json::to_vec(&wish).map_err(io::Error::from)?;
     line.push(b'\n');
     stream.write_all(&line)?;
-    let mut answer = [0; 3];
-    stream.read_exact(&mut answer)?;
-    if &answer == b"ok\n" { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+    let mut answer = String::new();
+    BufReader::new(stream.take(MAX_ANSWER)).read_line(&mut answer)?;
+    if answer == "ok\n" {
+        return Ok(());
+    }
+    Err(Refusal::Told(serde_json::from_str(&answer).map_err(io::Error::from)?))
 }
 
 /// Serves the socket for as long as the process lives.
@@ -65,6 +96,12 @@ fn serve_one(mut stream: &UnixStream, signals: &SyncSender<Signal>) -> io::Resul
     let wish = serde_json::from_str(&line)?;
     let (recorded, wait) = sync_channel(1);
     signals.send(Signal::Wish(wish, recorded)).map_err(io::Error::other)?;
-    wait.recv_timeout(PATIENCE).map_err(io::Error::other)?;
-    stream.write_all(b"ok\n")
+    match wait.recv_timeout(PATIENCE).map_err(io::Error::other)? {
+        Ok(()) => stream.write_all(b"ok\n"),
+        Err(error) => {
+            let mut line = serde_json::to_vec(&error)?;
+            line.push(b'\n');
+            stream.write_all(&line)
+        }
+    }
 }

@@ -16,12 +16,16 @@ pub const MACHINE_RECORD: &str = "machine.json";
 pub const CONSOLE_LOG: &str = "console.log";
 /// What setup and workload printed.
 pub const WORKLOAD_LOG: &str = "workload.log";
-/// The guest's vsock ports.
+/// The guest's vsock ports, for clients: served by the shim.
 pub const VSOCK_SOCKET: &str = "vsock.sock";
+/// The guest's vsock ports, for the shim alone: served by the helper program.
+pub const GUEST_SOCKET: &str = "guest.sock";
 pub(crate) const VMM_LOG: &str = "vmm.log";
 pub(crate) const SHIM_LOG: &str = "shim.log";
 pub(crate) const SHIM_LOCK: &str = "shim.lock";
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
+pub(crate) const ACTIVITY: &str = "activity";
+pub(crate) const OUTPUTS: &str = "outputs";
 
 /// A machine's directory.
 #[derive(Clone, Debug)]
@@ -77,6 +81,7 @@ impl MachineDir {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(host(&format!("cannot list {}", self.0.display()), &e)),
         };
+        self.clean_outputs()?;
         for entry in entries {
             let entry = entry.map_err(|e| host(&format!("cannot list {}", self.0.display()), &e))?;
             if entry.file_name().to_str().is_some_and(is_ours) {
@@ -84,6 +89,11 @@ impl MachineDir {
             }
         }
         durable::sync_dir(&self.0).map_err(|e| durable_error(&e))
+    }
+
+    /// Removes what an earlier boot copied out.
+    pub(crate) fn clean_outputs(&self) -> Result<(), ErrorBody> {
+        durable::remove_dir(&self.join(OUTPUTS)).map_err(|e| durable_error(&e))
     }
 
     /// Removes the sockets of an earlier boot: a socket cannot be bound over an old one.
@@ -97,10 +107,10 @@ impl MachineDir {
 }
 
 fn is_ours(name: &str) -> bool {
-    const NAMES: [&str; 6] = [MACHINE_RECORD, CONSOLE_LOG, WORKLOAD_LOG, VMM_LOG, SHIM_LOG, SHIM_LOCK];
+    const NAMES: [&str; 7] = [MACHINE_RECORD, CONSOLE_LOG, WORKLOAD_LOG, VMM_LOG, SHIM_LOG, SHIM_LOCK, ACTIVITY];
     NAMES.contains(&name.strip_suffix(".1").unwrap_or(name))
         || name.ends_with(".sock")
-        || name.starts_with(&format!("{VSOCK_SOCKET}_"))
+        || [VSOCK_SOCKET, GUEST_SOCKET].iter().any(|socket| name.starts_with(&format!("{socket}_")))
         || name.starts_with(durable::TEMPORARY_PREFIX)
 }
 
@@ -125,11 +135,20 @@ mod tests {
     #[test]
     fn clean_up_takes_what_is_ours_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        for name in
-            ["machine.json", "console.log.1", "vsock.sock", "vsock.sock_5", ".tmp-x", "overlay.ext4", "notes.log"]
-        {
+        for name in [
+            "machine.json",
+            "console.log.1",
+            "vsock.sock",
+            "guest.sock_5",
+            "activity",
+            ".tmp-x",
+            "overlay.ext4",
+            "notes.log",
+        ] {
             fs::write(dir.path().join(name), "").unwrap();
         }
+        fs::create_dir(dir.path().join("outputs")).unwrap();
+        fs::write(dir.path().join("outputs/a.tar"), "").unwrap();
         let machine = MachineDir::new(dir.path()).unwrap();
         machine.clean().unwrap();
         machine.clean().unwrap();

@@ -2,10 +2,10 @@
 
 use std::{
     io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, mpsc::SyncSender},
     thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use jiff::Timestamp;
@@ -13,16 +13,23 @@ use microagent_guest_protocol::{
     CONTROL_PORT, Config, Event, Request, ShutdownReply,
     frame::{self, Kind},
 };
-use microagent_supervisor_protocol::vsock;
+use microagent_supervisor_protocol::Artifact;
 
 use crate::{
-    dir::{VSOCK_SOCKET, WORKLOAD_LOG},
+    activity::Activity,
+    dir::WORKLOAD_LOG,
+    far::Far,
     log::{CriLog, Stream},
+    outputs::Outputs,
     run::Signal,
 };
 
-/// How long the guest may take for one handshake: it runs already when it is tried, but may be translated on a busy host.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long the guest may take to answer a request, translated on a busy host.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two verdicts of the health probe that are taken: probes are a second apart at least, and each verdict is recorded. A guest
+/// that tells them faster waits.
+const VERDICTS: Duration = Duration::from_millis(500);
 
 /// How long a guest may let its configuration wait in the pipe.
 const CONFIGURE: Duration = Duration::from_secs(60);
@@ -34,6 +41,8 @@ pub(crate) enum Word {
     NotYet(io::Error),
     /// The guest tells this.
     Event(Event),
+    /// An output was copied out, or could not be.
+    Output(Artifact),
     /// The connection is over; why, where the guest broke the protocol.
     Over(Option<String>),
 }
@@ -41,11 +50,25 @@ pub(crate) enum Word {
 /// The configuration until it is sent; it may hold secrets and is forgotten then.
 pub(crate) type Waiting = Arc<Mutex<Option<Box<Config>>>>;
 
+/// Where outputs go, and how many bytes they may have.
+#[derive(Clone, Debug)]
+pub(crate) struct Bound {
+    pub(crate) machine_dir: PathBuf,
+    pub(crate) bytes: u64,
+}
+
 /// Tries once to connect and, where the guest listens, configures it and listens to it until it is over.
-pub(crate) fn connect(waiting: Waiting, log_bytes: u64, signals: SyncSender<Signal>) -> io::Result<()> {
+pub(crate) fn connect(
+    far: Far,
+    waiting: Waiting,
+    log_bytes: u64,
+    outputs: Bound,
+    activity: Activity,
+    signals: SyncSender<Signal>,
+) -> io::Result<()> {
     let tell = move |word| signals.send(Signal::Guest(word)).is_ok();
     thread::Builder::new().name("guest".to_owned()).spawn(move || {
-        let stream = match vsock::connect(Path::new(VSOCK_SOCKET), CONTROL_PORT, HANDSHAKE) {
+        let stream = match far.connect(CONTROL_PORT) {
             Ok(stream) => stream,
             Err(e) => {
                 tell(Word::NotYet(e));
@@ -54,11 +77,12 @@ pub(crate) fn connect(waiting: Waiting, log_bytes: u64, signals: SyncSender<Sign
         };
         let Some(mut config) = waiting.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         config.realtime_ns = realtime_ns();
+        let mut outputs = Outputs::new(&outputs.machine_dir, &config.outputs, outputs.bytes);
         let sent = stream
             .set_write_timeout(Some(CONFIGURE))
             .and_then(|()| frame::write_message(&mut &stream, &Request::Configure(config)));
         let over = match sent {
-            Ok(()) => listen(&mut &stream, log_bytes, &tell).err(),
+            Ok(()) => listen(&mut &stream, log_bytes, &mut outputs, &activity, &tell).err(),
             Err(e) => Some(format!("the guest did not take its configuration: {e}")),
         };
         tell(Word::Over(over));
@@ -66,14 +90,28 @@ pub(crate) fn connect(waiting: Waiting, log_bytes: u64, signals: SyncSender<Sign
     Ok(())
 }
 
-fn listen(reader: &mut impl io::Read, log_bytes: u64, tell: &impl Fn(Word) -> bool) -> Result<(), String> {
+fn listen(
+    reader: &mut impl io::Read,
+    log_bytes: u64,
+    outputs: &mut Outputs,
+    activity: &Activity,
+    tell: &impl Fn(Word) -> bool,
+) -> Result<(), String> {
     let mut log = CriLog::open(Path::new(WORKLOAD_LOG), log_bytes);
-    let result = listen_with(reader, &mut log, tell);
+    let result = listen_with(reader, &mut log, outputs, activity, tell);
     log.flush(Timestamp::now());
     result
 }
 
-fn listen_with(reader: &mut impl io::Read, log: &mut CriLog, tell: &impl Fn(Word) -> bool) -> Result<(), String> {
+fn listen_with(
+    reader: &mut impl io::Read,
+    log: &mut CriLog,
+    outputs: &mut Outputs,
+    activity: &Activity,
+    tell: &impl Fn(Word) -> bool,
+) -> Result<(), String> {
+    let mut ended = false;
+    let mut verdict_at = Instant::now();
     loop {
         let frame = match frame::read(reader) {
             Ok(Some(frame)) => frame,
@@ -82,9 +120,13 @@ fn listen_with(reader: &mut impl io::Read, log: &mut CriLog, tell: &impl Fn(Word
             // The VMM or its vsock ended in the middle of a frame: whatever ended it is told elsewhere.
             Err(_) => return Ok(()),
         };
+        if matches!(frame.kind, Kind::Stdout | Kind::Stderr) {
+            activity.note();
+        }
         match frame.kind {
             Kind::Stdout => log.write(Stream::Stdout, &frame.payload, Timestamp::now()),
             Kind::Stderr => log.write(Stream::Stderr, &frame.payload, Timestamp::now()),
+            Kind::Output => outputs.data(&frame.payload)?,
             Kind::Stdin => return Err("the guest sent a frame of standard input".to_owned()),
             Kind::Message => {
                 let event: Event = frame.message().map_err(|e| format!("the guest told what is no event: {e}"))?;
@@ -93,13 +135,35 @@ fn listen_with(reader: &mut impl io::Read, log: &mut CriLog, tell: &impl Fn(Word
                     Event::SetupFinished { .. } => log.set_setup(false, Timestamp::now()),
                     _ => {}
                 }
-                let last = matches!(event, Event::WorkloadExited { .. } | Event::Failed { .. });
-                if last {
+                if let Event::Health { .. } = event {
+                    thread::sleep(verdict_at.saturating_duration_since(Instant::now()));
+                    verdict_at = Instant::now() + VERDICTS;
+                }
+                let exited = matches!(event, Event::WorkloadExited { .. });
+                let failed = matches!(event, Event::Failed { .. });
+                if exited || failed {
                     // Whoever reads of the end must find all of the output.
                     log.flush(Timestamp::now());
                 }
+                let mut last = failed || (exited && outputs.is_complete());
+                let word = match event {
+                    Event::OutputStarted { name } => {
+                        if !ended {
+                            return Err("the guest began an output before its workload had ended".to_owned());
+                        }
+                        outputs.start(&name)?;
+                        Word::Event(Event::OutputStarted { name })
+                    }
+                    Event::OutputFinished { name, error } => {
+                        let artifact = outputs.finish(&name, error)?;
+                        last = outputs.is_complete();
+                        Word::Output(artifact)
+                    }
+                    event => Word::Event(event),
+                };
+                ended |= exited;
                 // Hanging up after the last word tells the guest that it arrived.
-                if !tell(Word::Event(event)) || last {
+                if !tell(word) || last {
                     return Ok(());
                 }
             }
@@ -108,11 +172,11 @@ fn listen_with(reader: &mut impl io::Read, log: &mut CriLog, tell: &impl Fn(Word
 }
 
 /// Asks guest-init to shut down.
-pub(crate) fn shutdown(grace_seconds: u32) {
+pub(crate) fn shutdown(far: Far, grace_seconds: u32) {
     let ask = move || -> io::Result<()> {
-        let stream = vsock::connect(Path::new(VSOCK_SOCKET), CONTROL_PORT, HANDSHAKE)?;
-        stream.set_write_timeout(Some(HANDSHAKE))?;
-        stream.set_read_timeout(Some(HANDSHAKE))?;
+        let stream = far.connect(CONTROL_PORT)?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         frame::write_message(&mut &stream, &Request::Shutdown { grace_seconds })?;
         frame::read_message::<ShutdownReply>(&mut &stream)?;
         Ok(())

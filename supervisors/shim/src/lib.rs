@@ -11,10 +11,14 @@
 //! | `console.log`, `console.log.1` | the serial console |
 //! | `workload.log`, `workload.log.1` | output of setup and workload, in the CRI log format |
 //! | `vmm.log`, `shim.log` | what the VMM, its helper and the shim said on standard error |
-//! | `vsock.sock` | the guest's vsock ports, by the `CONNECT <port>` handshake |
-//! | `control.sock` | how `halt` and `kill` reach the shim |
+//! | `vsock.sock` | the guest's vsock ports for clients, by the `CONNECT <port>` handshake; cut while the machine is quarantined |
+//! | `guest.sock` | the same ports for the shim alone, where a program serves vsock |
+//! | `activity` | empty; the time of its last change is when the machine was last used, at most a second behind |
+//! | `outputs/NAME.tar` | what the guest copied out when its workload had ended; removed by the next start |
+//! | `control.sock` | how `halt`, `kill`, `pause`, `resume` and `quarantine` reach the shim |
 //! | `shim.lock` | locked while the shim lives; holds its process id |
 
+mod activity;
 mod answer;
 mod backend;
 mod bridge;
@@ -22,19 +26,23 @@ mod config;
 mod console;
 mod control;
 mod dir;
+mod far;
 mod guest;
 mod handover;
 mod hear;
 mod life;
 mod log;
+mod outputs;
 mod planned;
 mod record;
 mod run;
+mod timers;
 mod verbs;
 mod vmm;
+mod wish;
 
 pub use answer::main;
 pub use backend::{Backend, Launch, Program};
-pub use dir::{CONSOLE_LOG, MACHINE_RECORD, VSOCK_SOCKET, WORKLOAD_LOG};
+pub use dir::{CONSOLE_LOG, GUEST_SOCKET, MACHINE_RECORD, VSOCK_SOCKET, WORKLOAD_LOG};
 pub use planned::Planned;
 pub use record::Record;

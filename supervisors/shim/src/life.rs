@@ -1,8 +1,8 @@
 //! The life of one boot: what the guest may tell, in which order, and what its end means. No I/O.
 
 use jiff::Timestamp;
-use microagent_guest_protocol::{Event, Exit};
-use microagent_supervisor_protocol::{ErrorBody, ErrorCode, ErrorText, Machine, MachineState};
+use microagent_guest_protocol::{Config, Event, Exit};
+use microagent_supervisor_protocol::{Artifact, ErrorBody, ErrorCode, ErrorText, Health, Machine, MachineState};
 
 /// The longest message of the guest that is kept, in characters.
 const MAX_MESSAGE: usize = 4096;
@@ -21,6 +21,10 @@ enum Stage {
     Mounted,
     InSetup(u32),
     Workload,
+    /// The workload has ended; this output is next.
+    Outputs(usize),
+    /// This output is being copied out.
+    InOutput(usize),
     /// It has said its last; it powers off.
     Done,
 }
@@ -38,20 +42,42 @@ pub(crate) struct VmmEnd {
     pub(crate) console: String,
 }
 
+/// What a guest of this configuration may tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Expected {
+    pub(crate) setup_steps: u32,
+    /// Whether its health is probed.
+    pub(crate) probed: bool,
+    /// The names of its outputs.
+    pub(crate) outputs: Vec<String>,
+}
+
+impl Expected {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            setup_steps: u32::try_from(config.setup.len()).unwrap_or(u32::MAX),
+            probed: config.health.is_some(),
+            outputs: config.outputs.iter().map(|output| output.name.clone()).collect(),
+        }
+    }
+}
+
 /// One boot of a machine.
 pub(crate) struct Life {
     /// What is true of it.
     pub(crate) machine: Machine,
     stage: Stage,
-    setup_steps: u32,
+    expected: Expected,
     next_step: u32,
     wished: bool,
+    /// Outputs were given up.
+    abandoned: bool,
     panic: Option<String>,
 }
 
 impl Life {
-    pub(crate) fn new(machine: Machine, setup_steps: u32) -> Self {
-        Self { machine, stage: Stage::Silent, setup_steps, next_step: 0, wished: false, panic: None }
+    pub(crate) fn new(machine: Machine, expected: Expected) -> Self {
+        Self { machine, stage: Stage::Silent, expected, next_step: 0, wished: false, abandoned: false, panic: None }
     }
 
     pub(crate) fn is_configured(&self) -> bool {
@@ -63,6 +89,15 @@ impl Life {
         self.stage == Stage::Done
     }
 
+    pub(crate) fn has_outputs(&self) -> bool {
+        !self.expected.outputs.is_empty()
+    }
+
+    /// Whether the workload has ended and outputs are to come yet.
+    pub(crate) fn is_copying(&self) -> bool {
+        matches!(self.stage, Stage::Outputs(_) | Stage::InOutput(_))
+    }
+
     pub(crate) fn panicked(&mut self, line: String) {
         self.panic.get_or_insert(line);
     }
@@ -71,6 +106,23 @@ impl Life {
     pub(crate) fn wish_end(&mut self) {
         self.wished = true;
         self.machine.state = MachineState::Halting;
+    }
+
+    /// Whether the machine may be paused, resumed or quarantined now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn check_runs(&self) -> Result<(), ErrorBody> {
+        let runs =
+            matches!(self.machine.state, MachineState::Running | MachineState::Paused | MachineState::Quarantined);
+        let why = match self.stage {
+            _ if !runs => format!("the machine is {:?}", self.machine.state),
+            Stage::Silent => "its guest has not taken its configuration yet".to_owned(),
+            Stage::Outputs(_) | Stage::InOutput(_) => "its workload has ended".to_owned(),
+            Stage::Done => "its guest is about to power off".to_owned(),
+            _ => return Ok(()),
+        };
+        Err(ErrorBody::new(ErrorCode::MachineNotRunning, why))
     }
 
     /// The shim ends the machine for this reason; the first reason stays.
@@ -114,8 +166,8 @@ impl Life {
                 self.stage = Stage::Mounted;
             }
             Event::SetupStarted { index, at_ms } => {
-                if stage != Stage::Mounted || index < self.next_step || index >= self.setup_steps {
-                    return wrong(&format!("SetupStarted {index} of {}", self.setup_steps));
+                if stage != Stage::Mounted || index < self.next_step || index >= self.expected.setup_steps {
+                    return wrong(&format!("SetupStarted {index} of {}", self.expected.setup_steps));
                 }
                 if guest.setup_index.is_none() {
                     at("setup", at_ms);
@@ -130,7 +182,7 @@ impl Life {
                 check_exit(exit)?;
                 self.next_step = index + 1;
                 if exit.success() {
-                    guest.setup_complete = self.next_step == self.setup_steps;
+                    guest.setup_complete = self.next_step == self.expected.setup_steps;
                     self.stage = Stage::Mounted;
                 } else {
                     guest.setup_failure = Some(exit);
@@ -147,6 +199,15 @@ impl Life {
                 guest.workload_started_at = Some(now);
                 self.stage = Stage::Workload;
             }
+            Event::Health { healthy, message, at_ms: _ } => {
+                if stage != Stage::Workload || !self.expected.probed {
+                    return wrong("Health");
+                }
+                if guest.health.as_ref().is_some_and(|told| told.healthy == healthy) {
+                    return wrong(&format!("that it is healthy={healthy} twice"));
+                }
+                guest.health = Some(Health { healthy, message: clean_message(&message) });
+            }
             Event::WorkloadExited { exit, at_ms } => {
                 if stage != Stage::Workload {
                     return wrong("WorkloadExited");
@@ -155,10 +216,17 @@ impl Life {
                 at("exited", at_ms);
                 guest.workload_exit = Some(exit);
                 guest.workload_finished_at = Some(now);
-                self.stage = Stage::Done;
+                self.stage = self.before_output(0);
             }
+            Event::OutputStarted { name } => match stage {
+                Stage::Outputs(n) if self.expected.outputs.get(n) == Some(&name) => self.stage = Stage::InOutput(n),
+                _ if self.abandoned => {}
+                _ => return wrong("OutputStarted"),
+            },
+            // The shim's own words are of the file: see `output`.
+            Event::OutputFinished { .. } => return wrong("OutputFinished"),
             Event::Failed { code, message, at_ms } => {
-                if stage == Stage::Done {
+                if stage > Stage::Workload {
                     return wrong("Failed");
                 }
                 at("failed", at_ms);
@@ -169,11 +237,54 @@ impl Life {
         Ok(())
     }
 
+    /// Takes an output that was copied out, or could not be.
+    ///
+    /// # Errors
+    /// When it is not the one that is being copied out.
+    pub(crate) fn output(&mut self, artifact: Artifact) -> Result<(), String> {
+        match self.stage {
+            Stage::InOutput(n) if self.expected.outputs.get(n) == Some(&artifact.name) => {
+                self.machine.artifacts.push(artifact);
+                self.stage = self.before_output(n + 1);
+                Ok(())
+            }
+            // It came while it was given up.
+            _ if self.abandoned => {
+                let told =
+                    self.machine.artifacts.iter_mut().find(|told| told.name == artifact.name && told.path.is_none());
+                if let Some(told) = told {
+                    *told = artifact;
+                }
+                Ok(())
+            }
+            stage => Err(format!("the guest told OutputFinished when it was {stage:?}")),
+        }
+    }
+
+    /// Gives up the outputs that have not come, for this reason.
+    pub(crate) fn abandon_outputs(&mut self, why: &str) {
+        if let Stage::Outputs(n) | Stage::InOutput(n) = self.stage {
+            for name in self.expected.outputs.iter().skip(n) {
+                let error = Some(why.to_owned());
+                let artifact = Artifact { name: name.clone(), path: None, bytes: None, digest: None, error };
+                self.machine.artifacts.push(artifact);
+            }
+            self.stage = Stage::Done;
+            self.abandoned = true;
+        }
+    }
+
+    fn before_output(&self, n: usize) -> Stage {
+        if n < self.expected.outputs.len() { Stage::Outputs(n) } else { Stage::Done }
+    }
+
     /// Takes the end of the VMM.
     pub(crate) fn end(&mut self, end: &VmmEnd, now: Timestamp) {
+        self.abandon_outputs("the machine ended before it was copied out");
         let told = self.is_done() || self.wished || self.machine.failure.is_some();
         self.machine.state = MachineState::Exited;
         self.machine.vsock = None;
+        self.machine.owner = None;
         self.machine.finished_at = Some(now);
         if told {
             return;
@@ -222,7 +333,7 @@ fn clean_code(code: &str) -> String {
     if good { code.to_owned() } else { "GuestFailure".to_owned() }
 }
 
-fn clean_message(message: &str) -> String {
+pub(crate) fn clean_message(message: &str) -> String {
     message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_MESSAGE).collect()
 }
 

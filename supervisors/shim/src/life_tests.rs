@@ -3,7 +3,8 @@ use super::*;
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
 fn life(setup_steps: u32) -> Life {
-    Life::new(Machine::bare("u", MachineState::Starting), setup_steps)
+    let expected = Expected { setup_steps, probed: true, outputs: Vec::new() };
+    Life::new(Machine::bare("u", MachineState::Starting), expected)
 }
 
 fn told(setup_steps: u32, events: Vec<Event>) -> Result<Life, String> {
@@ -82,6 +83,107 @@ fn what_comes_out_of_order_is_refused() {
     ] {
         assert!(told(1, events.clone()).is_err(), "{events:?}");
     }
+}
+
+fn health(healthy: bool) -> Event {
+    Event::Health { healthy, message: "HTTP status 200\n".to_owned(), at_ms: 8 }
+}
+
+#[test]
+fn health_is_told_while_the_workload_runs_and_when_it_changes() {
+    let before = [configured(), mounted(), workload()];
+    let with = |more: &[Event]| told(0, [&before[..], more].concat());
+    let life = with(&[health(false), health(true)]).unwrap();
+    let found = life.machine.guest.health.unwrap();
+    assert_eq!((found.healthy, found.message.as_str()), (true, "HTTP status 200 "));
+    let long = Event::Health { healthy: true, message: "\u{1b}".repeat(100_000), at_ms: 1 };
+    assert_eq!(with(&[long]).unwrap().machine.guest.health.unwrap().message, " ".repeat(MAX_MESSAGE));
+    assert!(with(&[health(true), health(true)]).is_err());
+    assert!(with(&[exited(0), health(true)]).is_err());
+    assert!(told(0, vec![configured(), mounted(), health(true)]).is_err());
+    let mut unprobed = Life::new(Machine::bare("u", MachineState::Starting), Expected::default());
+    before.into_iter().for_each(|event| unprobed.tell(event, NOW).unwrap());
+    assert!(unprobed.tell(health(true), NOW).is_err());
+}
+
+#[test]
+fn what_is_told_of_pausing_depends_on_how_far_the_guest_has_come() {
+    let refused = |life: Life| life.check_runs().map_err(|e| e.code) == Err(ErrorCode::MachineNotRunning);
+    assert!(refused(life(0)));
+    assert!(!refused(told(0, vec![configured()]).unwrap()));
+    assert!(!refused(told(0, vec![configured(), mounted(), workload()]).unwrap()));
+    assert!(refused(told(0, vec![configured(), mounted(), workload(), exited(0)]).unwrap()));
+    let mut halting = told(0, vec![configured()]).unwrap();
+    halting.wish_end();
+    assert!(refused(halting));
+    let mut paused = told(0, vec![configured()]).unwrap();
+    paused.machine.state = MachineState::Paused;
+    assert!(!refused(paused));
+}
+
+/// A life with outputs `a` and `b`, to the end of its workload.
+fn with_outputs() -> Life {
+    let expected = Expected { outputs: vec!["a".to_owned(), "b".to_owned()], ..Expected::default() };
+    let mut life = Life::new(Machine::bare("u", MachineState::Starting), expected);
+    for event in [configured(), mounted(), workload()] {
+        life.tell(event, NOW).unwrap();
+    }
+    assert!(life.tell(started("a"), NOW).is_err(), "not before the end of the workload");
+    life.tell(exited(0), NOW).unwrap();
+    life
+}
+
+fn started(name: &str) -> Event {
+    Event::OutputStarted { name: name.to_owned() }
+}
+
+fn artifact(name: &str) -> Artifact {
+    let path = Some(format!("/m/{name}.tar").into());
+    Artifact { name: name.to_owned(), path, bytes: Some(1), digest: None, error: None }
+}
+
+#[test]
+fn outputs_come_after_the_workload_in_their_order_and_then_the_guest_is_done() {
+    let mut life = with_outputs();
+    assert!(life.is_copying() && !life.is_done());
+    assert!(life.tell(started("b"), NOW).is_err());
+    assert!(life.output(artifact("a")).is_err(), "it has not begun");
+    for name in ["a", "b"] {
+        life.tell(started(name), NOW).unwrap();
+        assert!(life.tell(started(name), NOW).is_err());
+        assert!(life.output(artifact("c")).is_err());
+        let failed = Event::Failed { code: "X".to_owned(), message: String::new(), at_ms: 9 };
+        assert!(life.tell(failed, NOW).is_err(), "its workload ended well");
+        life.output(artifact(name)).unwrap();
+    }
+    assert!(life.is_done());
+    assert!(life.tell(started("a"), NOW).is_err() && life.output(artifact("a")).is_err());
+    life.end(&end(true), NOW);
+    assert_eq!((life.machine.artifacts, life.machine.failure), (vec![artifact("a"), artifact("b")], None));
+}
+
+#[test]
+fn outputs_that_do_not_come_are_errors_of_theirs_and_no_failure_of_the_machine() {
+    let errors = |life: &Life| life.machine.artifacts.iter().map(|a| a.error.is_some()).collect::<Vec<_>>();
+    let mut cut = with_outputs();
+    cut.tell(started("a"), NOW).unwrap();
+    cut.output(artifact("a")).unwrap();
+    cut.end(&end(false), NOW);
+    assert_eq!((errors(&cut), cut.machine.failure), (vec![false, true], None));
+    // What arrives after it was given up is taken.
+    let mut late = with_outputs();
+    late.tell(started("a"), NOW).unwrap();
+    late.abandon_outputs("too slow");
+    assert_eq!(errors(&late), [true, true]);
+    late.output(artifact("a")).unwrap();
+    late.tell(started("b"), NOW).unwrap();
+    assert_eq!(errors(&late), [false, true]);
+    // A workload that never ended has none.
+    let mut killed = with_outputs();
+    killed.stage = Stage::Workload;
+    killed.wish_end();
+    killed.end(&end(false), NOW);
+    assert!(killed.machine.artifacts.is_empty());
 }
 
 #[test]

@@ -63,5 +63,9 @@ impl Backend for Planned {
         Err(ErrorBody::new(ErrorCode::UnsupportedVerb, self.not_yet()))
     }
 
+    fn set_paused(&self, _paused: bool) -> Result<(), ErrorBody> {
+        Err(ErrorBody::new(ErrorCode::UnsupportedVerb, self.not_yet()))
+    }
+
     fn gave_up(&self, _launch: &Launch, _why: &str) {}
 }

@@ -47,6 +47,7 @@ impl Record {
     pub(crate) fn lost(mut self, wished: bool) -> Self {
         self.machine.state = MachineState::Exited;
         self.machine.vsock = None;
+        self.machine.owner = None;
         self.machine.finished_at = Some(Timestamp::now());
         if !wished {
             let message =

@@ -16,19 +16,22 @@ use std::{
 use jiff::Timestamp;
 use microagent_base::{Digest, durable, lock::FileLock, process::ProcessId};
 use microagent_guest_protocol::Event;
-use microagent_supervisor_protocol::{ErrorBody, ErrorCode, Machine, MachineConfig, MachineState, Response};
+use microagent_supervisor_protocol::{ErrorBody, ErrorCode, Machine, MachineConfig, MachineState, Owner, Response};
 
 use crate::{
+    activity::Activity,
     backend::{Backend, Launch},
-    bridge,
+    bridge::Bridge,
     console::Sign,
-    control::{self, Wish},
-    dir::{CONTROL_SOCKET, MachineDir, SHIM_LOCK, VSOCK_SOCKET, host},
-    guest::{self, Waiting, Word},
+    control::{self, Answer, Wish},
+    dir::{CONTROL_SOCKET, GUEST_SOCKET, MachineDir, SHIM_LOCK, VSOCK_SOCKET, host},
+    far::Far,
+    guest::{self, Bound, Waiting, Word},
     handover::{Boot, Ready},
     hear::{self, Said},
-    life::{Life, VmmEnd},
+    life::{Expected, Life, VmmEnd},
     record::{FORMAT, Record},
+    timers::{Timers, due},
     vmm,
 };
 
@@ -38,7 +41,7 @@ pub(crate) enum Signal {
     VmmEnded(io::Result<ExitStatus>),
     Guest(Word),
     /// Answered when it is recorded.
-    Wish(Wish, SyncSender<()>),
+    Wish(Wish, SyncSender<Answer>),
 }
 
 /// How many signals may wait. A guest that tells faster than is recorded waits itself.
@@ -47,14 +50,17 @@ const QUEUE: usize = 64;
 /// How long a guest that said its last may take to power off: it writes to its disks all that is still in its memory.
 const POWER_OFF: Duration = Duration::from_secs(300);
 
+/// How long outputs may take, all together, where nobody asked for the end of the machine.
+const COPYING: Duration = Duration::from_secs(600);
+
+/// How long the last output may take to reach the disk once the machine has ended.
+const LAST_OUTPUT: Duration = Duration::from_secs(30);
+
 /// How long a machine may run on after its connection was lost, or after its kernel panicked, before it is ended.
 const LOST: Duration = Duration::from_secs(30);
 
-/// How long after the grace period a halted machine is ended: the protocol's word.
-const AFTER_GRACE: Duration = Duration::from_secs(10);
-
-/// Between two tries to reach a guest that should listen.
-const RETRY: Duration = Duration::from_secs(2);
+/// Between two tries to reach a guest that should listen, or a VMM that should stand still or run.
+pub(crate) const RETRY: Duration = Duration::from_secs(2);
 
 /// How long a guest that listens may take to be configured, however late it came.
 const CONFIGURE: Duration = Duration::from_secs(30);
@@ -88,33 +94,45 @@ fn begin(backend: &impl Backend, dir: &Path, ready: &mut Ready) -> Result<(), Er
     })?;
     let _lock = FileLock::try_exclusive(Path::new(SHIM_LOCK))
         .map_err(|e| ErrorBody::new(ErrorCode::MachineBusy, format!("a shim of this machine still runs: {e}")))?;
-    let mut shim = Shim::new(boot)?;
+    let mut shim = Shim::new(backend, boot)?;
     shim.dir.clean_sockets()?;
+    shim.dir.clean_outputs()?;
     control::serve(Path::new(CONTROL_SOCKET), shim.sender.clone())
         .map_err(|e| host("cannot serve control.sock", &e))?;
-    let result = shim.run(backend, ready);
+    shim.bridge.serve(Path::new(VSOCK_SOCKET)).map_err(|e| host("cannot serve vsock.sock", &e))?;
+    let result = shim.run(ready);
     let _ = shim.dir.clean_sockets();
     result
 }
 
-struct Shim {
+/// What the shim knows.
+pub(crate) struct Shim<'a> {
+    pub(crate) backend: &'a dyn Backend,
     dir: MachineDir,
     config: MachineConfig,
     config_digest: String,
     launches: Vec<Launch>,
     own: ProcessId,
-    life: Life,
+    pub(crate) life: Life,
+    pub(crate) bridge: Bridge,
+    activity: Activity,
+    /// The way to the guest in the present launch.
+    pub(crate) far: Far,
+    /// Whether the end was asked for at once.
+    pub(crate) killed: bool,
+    /// Whether the CPUs stand still; not known when the VMM did not say what it did.
+    pub(crate) paused: Option<bool>,
     /// What the record on disk says.
     saved: Option<Machine>,
     waiting: Waiting,
     sender: SyncSender<Signal>,
     signals: Receiver<Signal>,
     /// Wishes that are answered once they are recorded.
-    unanswered: Vec<SyncSender<()>>,
+    pub(crate) unanswered: Vec<SyncSender<Answer>>,
     connection: Connection,
     /// Why the guest could not be reached the last time.
     refusal: Option<io::Error>,
-    timers: Timers,
+    pub(crate) timers: Timers,
     vmm: Option<ProcessId>,
     helper: Option<ProcessId>,
     started: Instant,
@@ -129,51 +147,36 @@ enum Connection {
     Over,
 }
 
-#[derive(Default)]
-struct Timers {
-    silence: Option<Instant>,
-    boot: Option<Instant>,
-    connect: Option<Instant>,
-    end: Option<Instant>,
-}
-
-impl Timers {
-    fn next(&self) -> Option<Instant> {
-        [self.silence, self.boot, self.connect, self.end].into_iter().flatten().min()
-    }
-
-    fn end_by(&mut self, at: Instant) {
-        self.end = Some(self.end.map_or(at, |end| end.min(at)));
-    }
-}
-
-/// Takes a timer that has run out.
-fn due(timer: &mut Option<Instant>, now: Instant) -> bool {
-    timer.take_if(|at| *at <= now).is_some()
-}
-
 /// How a launch ended.
 enum Outcome {
     Ended(VmmEnd),
     Silent(String),
 }
 
-impl Shim {
-    fn new(boot: Boot) -> Result<Self, ErrorBody> {
+impl<'a> Shim<'a> {
+    fn new(backend: &'a dyn Backend, boot: Boot) -> Result<Self, ErrorBody> {
         let own = ProcessId::own().map_err(|e| host("cannot read /proc", &e))?;
         let encoded =
             serde_json::to_vec(&boot.config).map_err(|e| host("cannot encode the configuration", &e.into()))?;
         let (sender, signals) = sync_channel(QUEUE);
         let mut machine = Machine::bare(&boot.identity.uid, MachineState::Starting);
         machine.identity = Some(boot.identity);
-        let setup_steps = u32::try_from(boot.guest.setup.len()).unwrap_or(u32::MAX);
+        machine.owner = Some(Owner { pid: own.pid, start_time: own.start_time });
+        let activity = Activity::begin().map_err(|e| host("cannot make the file activity", &e))?;
+        let expected = Expected::of(&boot.guest);
         Ok(Self {
+            backend,
             dir: MachineDir::new(&boot.machine_dir)?,
             config: boot.config,
             config_digest: Digest::of(&encoded).to_string(),
             launches: boot.launches,
             own,
-            life: Life::new(machine, setup_steps),
+            life: Life::new(machine, expected),
+            bridge: Bridge::new(activity.clone()),
+            activity,
+            far: Far::Program,
+            killed: false,
+            paused: Some(false),
             saved: None,
             waiting: Arc::new(Mutex::new(Some(boot.guest))),
             sender,
@@ -190,7 +193,8 @@ impl Shim {
         })
     }
 
-    fn run(&mut self, backend: &impl Backend, ready: &mut Ready) -> Result<(), ErrorBody> {
+    fn run(&mut self, ready: &mut Ready) -> Result<(), ErrorBody> {
+        let backend = self.backend;
         let launches = std::mem::take(&mut self.launches);
         let mut given_up: Option<(&Launch, String)> = None;
         for (n, launch) in launches.iter().enumerate() {
@@ -223,7 +227,7 @@ impl Shim {
         ready: &mut Ready,
         alive: &mut dyn FnMut(),
     ) -> Result<Outcome, ErrorBody> {
-        let sockets = launch.helper.as_ref().and_then(|h| h.socket.as_deref()).into_iter().chain([VSOCK_SOCKET]);
+        let sockets = launch.helper.as_ref().and_then(|h| h.socket.as_deref()).into_iter().chain([GUEST_SOCKET]);
         for socket in sockets {
             durable::remove_file(Path::new(socket)).map_err(|e| crate::dir::durable_error(&e))?;
         }
@@ -241,9 +245,6 @@ impl Shim {
         self.begin_launch(launch, given_up, last, vmm::identity(&child)?);
         self.save()?;
         ready.tell(&Response::machine(self.life.machine.clone()));
-        if let Some(cid) = launch.kernel_vsock_cid {
-            bridge::serve(Path::new(VSOCK_SOCKET), cid).map_err(|e| host("cannot serve vsock.sock", &e))?;
-        }
         let said = hear::vmm(&mut child, self.config.log_bytes, &self.sender)?;
         let sender = self.sender.clone();
         hear::spawn_thread("vmm", move || {
@@ -256,8 +257,10 @@ impl Shim {
             self.helper = None;
         }
         if matches!(outcome, Outcome::Ended(_)) {
-            // What the helper had taken from the guest is in the socket's buffer still.
-            self.take_until(Instant::now() + IN_FLIGHT, |shim| shim.connection != Connection::Open);
+            // What the helper had taken from the guest is in the socket's buffer still; and a large output takes its time to reach
+            // the disk.
+            let patience = if self.life.is_copying() && !self.killed { LAST_OUTPUT } else { IN_FLIGHT };
+            self.take_until(Instant::now() + patience, |shim| shim.connection != Connection::Open);
         }
         Ok(outcome)
     }
@@ -272,6 +275,8 @@ impl Shim {
         machine.accelerator_reason = given_up.or_else(|| launch.accelerator_reason.clone());
         machine.vsock = Some(self.dir.join(VSOCK_SOCKET));
         machine.started_at = Some(Timestamp::now());
+        self.far = Far::of(launch);
+        self.bridge.lead_to(self.far);
         self.started = now;
         self.vmm = Some(vmm);
         self.alive = false;
@@ -328,15 +333,23 @@ impl Shim {
         }
         if due(&mut self.timers.connect, now) && self.connection == Connection::None {
             self.connection = Connection::Open;
-            let tried = guest::connect(Arc::clone(&self.waiting), self.config.log_bytes, self.sender.clone());
+            let (waiting, activity) = (Arc::clone(&self.waiting), self.activity.clone());
+            let outputs = Bound { machine_dir: self.dir.path().to_owned(), bytes: self.config.output_bytes };
+            let tried =
+                guest::connect(self.far, waiting, self.config.log_bytes, outputs, activity, self.sender.clone());
             if let Err(e) = tried {
                 eprintln!("cannot start a thread: {e}");
                 self.connection = Connection::None;
                 self.timers.connect = Some(now + RETRY);
             }
         }
+        if due(&mut self.timers.power, now) {
+            self.restore_power(now);
+        }
         if due(&mut self.timers.end, now) {
-            if !self.life.is_done() {
+            if self.life.is_copying() {
+                self.life.abandon_outputs("it was not copied out in time");
+            } else if !self.life.is_done() {
                 let message = "the guest's connection was lost, or its kernel panicked, and it did not end by itself";
                 self.life.fail(ErrorCode::GuestProtocol, message, &said.console.text());
             }
@@ -384,10 +397,7 @@ impl Shim {
                 }
             }
             Signal::Guest(word) => self.take_word(word, now),
-            Signal::Wish(wish, recorded) => {
-                self.unanswered.push(recorded);
-                self.take_wish(wish, now);
-            }
+            Signal::Wish(wish, answer) => self.take_wish(wish, answer, now),
         }
     }
 
@@ -406,8 +416,16 @@ impl Shim {
                 } else if configured {
                     self.timers.boot = None;
                     self.stage("configured", now);
-                } else if self.life.is_done() {
-                    self.timers.end_by(now + POWER_OFF);
+                } else {
+                    self.limit_the_rest(now);
+                }
+            }
+            Word::Output(artifact) => {
+                if let Err(why) = self.life.output(artifact) {
+                    self.life.fail(ErrorCode::GuestProtocol, why, "");
+                    self.kill();
+                } else {
+                    self.limit_the_rest(now);
                 }
             }
             Word::Over(broken) => {
@@ -415,6 +433,9 @@ impl Shim {
                 if let Some(why) = broken {
                     self.life.fail(ErrorCode::GuestProtocol, why, "");
                     self.kill();
+                } else if self.life.is_copying() {
+                    self.life.abandon_outputs("the guest hung up before it was copied out");
+                    self.limit_the_rest(now);
                 } else if !self.life.is_done() {
                     self.timers.end_by(now + LOST);
                 }
@@ -422,16 +443,12 @@ impl Shim {
         }
     }
 
-    fn take_wish(&mut self, wish: Wish, now: Instant) {
-        let configured = self.life.is_configured();
-        self.life.wish_end();
-        match wish {
-            Wish::Halt { grace_seconds } if configured => {
-                self.timers.end_by(now + Duration::from_secs(u64::from(grace_seconds)) + AFTER_GRACE);
-                guest::shutdown(grace_seconds);
-            }
-            // A guest that has no configuration has nothing to lose.
-            Wish::Halt { .. } | Wish::Kill => self.kill(),
+    /// Once the workload has ended, what is left of the guest's life has its time.
+    fn limit_the_rest(&mut self, now: Instant) {
+        if self.life.is_done() {
+            self.timers.end_by(now + POWER_OFF);
+        } else if self.life.is_copying() {
+            self.timers.end_by(now + COPYING);
         }
     }
 
@@ -439,7 +456,7 @@ impl Shim {
         self.life.machine.timings.insert(name.to_owned(), millis(now - self.started));
     }
 
-    fn kill(&self) {
+    pub(crate) fn kill(&self) {
         if let Some(Err(e)) = self.vmm.map(|vmm| vmm.signal(rustix::process::Signal::KILL)) {
             eprintln!("cannot end the VMM: {e}");
         }
@@ -459,7 +476,7 @@ impl Shim {
             self.saved = Some(record.machine);
         }
         for recorded in self.unanswered.drain(..) {
-            let _ = recorded.try_send(());
+            let _ = recorded.try_send(Ok(()));
         }
         Ok(())
     }

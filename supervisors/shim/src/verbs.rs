@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use microagent_base::{
     lock::{FileLock, LockError},
     process::ProcessId,
@@ -18,10 +19,11 @@ use microagent_supervisor_protocol::{
 };
 
 use crate::{
+    activity,
     backend::Backend,
     config,
-    control::{self, Wish},
-    dir::{CONTROL_SOCKET, MachineDir, SHIM_LOCK, SHIM_LOG, host},
+    control::{self, Refusal, Wish},
+    dir::{ACTIVITY, CONTROL_SOCKET, MachineDir, SHIM_LOCK, SHIM_LOG, host},
     handover::Boot,
     record::Record,
 };
@@ -29,8 +31,9 @@ use crate::{
 /// How long a shim that was killed, or was told to kill its machine, may take to be gone.
 const GONE: Duration = Duration::from_secs(10);
 
-/// How long after the grace period a halt waits: the shim ends the machine 10 seconds after it, and then records.
-const HALT_SLACK: Duration = Duration::from_secs(15);
+/// How long after the grace period a halt waits: the shim ends the machine 70 seconds after it where there are outputs, takes what is
+/// on its way for 30 more, and then records.
+const HALT_SLACK: Duration = Duration::from_secs(105);
 
 /// The longest grace period, in seconds: the protocol's word.
 const MAX_GRACE: u32 = 3600;
@@ -67,6 +70,7 @@ pub(crate) fn start(backend: &impl Backend, request: StartRequest) -> Result<Mac
         }
     }
     config::machine(&request.config, backend)?;
+    config::guest(&request.guest)?;
     // A shim records the end of its machine a moment before its own.
     if let Some(record) = Record::load(&dir)? {
         record.shim.wait_gone(GONE).map_err(|e| host("cannot wait for the last shim", &e))?;
@@ -124,7 +128,30 @@ fn launch(dir: &MachineDir, boot: &Boot) -> Result<Machine, ErrorBody> {
 }
 
 pub(crate) fn inspect(target: &Target) -> Result<Machine, ErrorBody> {
-    observe(&open(target)?, target)
+    let dir = open(target)?;
+    let mut machine = observe(&dir, target)?;
+    machine.active_at =
+        machine.started_at.and_then(|started| activity::last(&dir.join(ACTIVITY), started, Timestamp::now()));
+    Ok(machine)
+}
+
+/// Pauses, resumes or quarantines the machine.
+pub(crate) fn change(target: &Target, wish: Wish) -> Result<Machine, ErrorBody> {
+    let dir = open(target)?;
+    let machine = observe(&dir, target)?;
+    if !matches!(machine.state, MachineState::Running | MachineState::Paused | MachineState::Quarantined) {
+        return Err(ErrorBody::new(ErrorCode::MachineNotRunning, format!("the machine is {:?}", machine.state)));
+    }
+    match control::tell(&dir.join(CONTROL_SOCKET), wish) {
+        Ok(()) => observe(&dir, target),
+        Err(Refusal::Told(error)) => Err(*error),
+        Err(Refusal::Deaf(e)) => match observe(&dir, target)?.state {
+            MachineState::Exited => {
+                Err(ErrorBody::new(ErrorCode::MachineNotRunning, "the machine ended before it could be told"))
+            }
+            _ => Err(host("the shim does not answer", &e)),
+        },
+    }
 }
 
 pub(crate) fn halt(request: &HaltRequest) -> Result<Machine, ErrorBody> {

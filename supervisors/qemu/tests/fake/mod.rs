@@ -11,13 +11,13 @@ use std::{
 };
 
 use microagent_guest_protocol::{
-    Config, EnvVar, Event, Exit, Process, Request, Root, ShutdownReply,
+    CONTROL_PORT, Config, EnvVar, Event, Exit, Health, Output, Process, Request, Root, ShutdownReply,
     frame::{self, Kind},
 };
-use microagent_shim::{MACHINE_RECORD, Record};
+use microagent_shim::{GUEST_SOCKET, MACHINE_RECORD, Record};
 use microagent_supervisor_protocol::{
     Accelerator, CallError, Halt, Identity, Kernel, KernelFormat, Machine, MachineConfig, MachineState, PROTOCOL,
-    QemuOptions, StartRequest, Supervisor, Target,
+    QemuOptions, StartRequest, Supervisor, Target, vsock,
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -41,6 +41,9 @@ pub(crate) struct Host {
     pub(crate) below: String,
     pub(crate) boot_timeout_ms: u64,
     pub(crate) accelerator: Option<Accelerator>,
+    pub(crate) health: Option<Health>,
+    pub(crate) outputs: Vec<&'static str>,
+    pub(crate) output_bytes: u64,
 }
 
 impl Host {
@@ -83,6 +86,9 @@ impl Host {
             below: "m".to_owned(),
             boot_timeout_ms: 60_000,
             accelerator: Some(Accelerator::Tcg),
+            health: None,
+            outputs: Vec::new(),
+            output_bytes: 1 << 20,
         }
     }
 
@@ -123,6 +129,7 @@ impl Host {
             disks: Vec::new(),
             boot_timeout_ms: self.boot_timeout_ms,
             log_bytes: 1 << 20,
+            output_bytes: self.output_bytes,
             qemu: Some(QemuOptions { machine: None, accelerator: self.accelerator }),
         }
     }
@@ -144,8 +151,8 @@ impl Host {
                 user: None,
             },
             grace_seconds: 1,
-            health: None,
-            outputs: Vec::new(),
+            health: self.health.clone(),
+            outputs: self.outputs.iter().map(|n| Output { name: (*n).to_owned(), path: "/x".to_owned() }).collect(),
         };
         let identity = Identity {
             uid: self.uid.clone(),
@@ -177,6 +184,29 @@ impl Host {
 
     pub(crate) fn kill(&self) -> Result<Machine, CallError> {
         self.supervisor().kill(self.target(), PATIENCE)
+    }
+
+    pub(crate) fn pause(&self) -> Result<Machine, CallError> {
+        self.supervisor().pause(self.target(), PATIENCE)
+    }
+
+    pub(crate) fn resume(&self) -> Result<Machine, CallError> {
+        self.supervisor().resume(self.target(), PATIENCE)
+    }
+
+    pub(crate) fn quarantine(&self) -> Result<Machine, CallError> {
+        self.supervisor().quarantine(self.target(), PATIENCE)
+    }
+
+    /// What QEMU was told to do, in order.
+    pub(crate) fn qemu_was_told(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.dir().join(QMP_LOG)).unwrap_or_default();
+        log.lines().map(str::to_owned).collect()
+    }
+
+    /// A client's connection to the guest.
+    pub(crate) fn connect(&self) -> std::io::Result<UnixStream> {
+        vsock::connect(&self.inspect().unwrap().vsock.unwrap(), CONTROL_PORT, PATIENCE)
     }
 
     pub(crate) fn delete(&self) -> Result<Machine, CallError> {
@@ -222,7 +252,12 @@ impl Drop for Host {
 /// The vsock program and the guest behind it in one, when this executable was started as that.
 pub(crate) fn guest() {
     let Ok(mode) = env::var("FAKE_GUEST") else { return };
-    let listener = UnixListener::bind("vsock.sock").unwrap();
+    let listener = UnixListener::bind(GUEST_SOCKET).unwrap();
+    // As QEMU does: an earlier launch may have left it.
+    let _ = fs::remove_file("qmp.sock");
+    let qmp = UnixListener::bind("qmp.sock").unwrap();
+    let manner = mode.clone();
+    std::thread::spawn(move || qemu(&qmp, &manner));
     let _vhost = UnixListener::bind("vhost.sock").unwrap();
     if mode == "silent" {
         // It is ended with its machine.
@@ -243,6 +278,14 @@ pub(crate) fn guest() {
             tell(&mut configured, &Event::WorkloadStarted { pid: 9, at_ms: 5 });
         }
     }
+    if mode == "healthy" {
+        let health = |healthy, message: &str| Event::Health { healthy, message: message.to_owned(), at_ms: 6 };
+        tell(&mut configured, &health(false, "HTTP status 503"));
+        // Flips faster than any probe can.
+        for n in 0..4 {
+            tell(&mut configured, &health(n % 2 == 0, &format!("probe {n}\n")));
+        }
+    }
     if mode == "workload" || mode == "kvmless" {
         frame::write(&mut configured, Kind::Stdout, b"hel").unwrap();
         frame::write(&mut configured, Kind::Stdout, b"lo\n").unwrap();
@@ -252,13 +295,122 @@ pub(crate) fn guest() {
         assert_eq!(configured.read(&mut [0]).unwrap(), 0);
         return power_off();
     }
+    if mode == "echo" {
+        return echo(&listener);
+    }
+    if mode == "outputs-early" {
+        tell(&mut configured, &Event::OutputStarted { name: "a".to_owned() });
+    }
+    if mode.starts_with("outputs-") {
+        tell(&mut configured, &Event::WorkloadExited { exit: Exit::code(0), at_ms: 6 });
+        outputs(&mut configured, &mode);
+        // The host hangs up when it has heard all, or too much.
+        if mode != "outputs-cut" {
+            let _ = configured.read(&mut [0]);
+        }
+        return power_off();
+    }
     let mut shutdown = connected(&listener.accept().unwrap().0);
     let Request::Shutdown { .. } = frame::read_message(&mut shutdown).unwrap() else { panic!("not a shutdown") };
     frame::write_message(&mut shutdown, &ShutdownReply::ShuttingDown).unwrap();
+    if mode == "stay-outputs" {
+        tell(&mut configured, &Event::WorkloadExited { exit: Exit::code(143), at_ms: 6 });
+        outputs(&mut configured, &mode);
+    }
     if mode != "stubborn" {
         return power_off();
     }
     let _ = listener.accept();
+}
+
+/// What the guest sends as outputs `a` and `b`.
+fn outputs(stream: &mut UnixStream, mode: &str) {
+    let start = |name: &str| Event::OutputStarted { name: name.to_owned() };
+    let finish = |name: &str, error: Option<&str>| Event::OutputFinished {
+        name: name.to_owned(),
+        error: error.map(str::to_owned),
+    };
+    // The host may hang up on what it does not take.
+    let mut say = |event: &Event| drop(frame::write_message(stream, event));
+    match mode {
+        "outputs-unnamed" => return drop(frame::write(stream, Kind::Output, b"x")),
+        "outputs-other" => return say(&start("../../a")),
+        "outputs-twice" => {
+            say(&start("a"));
+            return say(&start("a"));
+        }
+        _ => say(&start("a")),
+    }
+    let pieces = if mode == "outputs-huge" { 64 } else { 2 };
+    for _ in 0..pieces {
+        let _ = frame::write(stream, Kind::Output, &[b'x'; 50_000]);
+    }
+    if mode == "outputs-cut" {
+        return;
+    }
+    let mut say = |event: &Event| drop(frame::write_message(stream, event));
+    say(&finish("a", None));
+    say(&start("b"));
+    say(&finish("b", Some("/x: No such file\n")));
+}
+
+/// Gives back what each client says, until one asks for the shutdown.
+fn echo(listener: &UnixListener) {
+    for client in listener.incoming() {
+        let mut client = connected(&client.unwrap());
+        std::thread::spawn(move || {
+            while let Ok(Some(frame)) = frame::read(&mut client) {
+                if let Ok(Request::Shutdown { .. }) = frame.message() {
+                    frame::write_message(&mut client, &ShutdownReply::ShuttingDown).unwrap();
+                    power_off();
+                }
+                frame::write(&mut client, frame.kind, &frame.payload).unwrap();
+            }
+        });
+    }
+}
+
+/// What QEMU was told, as lines.
+pub(crate) const QMP_LOG: &str = "qmp.log";
+
+/// QEMU's side of QMP.
+fn qemu(listener: &UnixListener, mode: &str) {
+    let mut running = true;
+    let mut refuse = mode == "unwilling";
+    for client in listener.incoming() {
+        let mut client = client.unwrap();
+        let lines = BufReader::new(client.try_clone().unwrap()).lines();
+        let mut say = |text: &str| client.write_all(format!("{text}\n").as_bytes());
+        if mode == "babbling" {
+            while say("{\"event\":\"X\"}").is_ok() {}
+            continue;
+        }
+        say(r#"{"QMP":{}}"#).unwrap();
+        for line in lines.map_while(Result::ok) {
+            let command = line.rsplit('"').nth(1).unwrap().to_owned();
+            let mut log = fs::File::options().append(true).create(true).open(QMP_LOG).unwrap();
+            match command.as_str() {
+                "query-status" => {
+                    let status = if running { "running" } else { "paused" };
+                    say(&format!(r#"{{"return":{{"running":{running},"status":"{status}"}}}}"#)).unwrap();
+                    continue;
+                }
+                "stop" if refuse => {
+                    // Says no, and does it.
+                    (running, refuse) = (false, false);
+                    log.write_all(b"refused stop\n").unwrap();
+                    say(r#"{"error":{"class":"GenericError","desc":"not now"}}"#).unwrap();
+                    continue;
+                }
+                "stop" | "cont" => {
+                    running = command == "cont";
+                    writeln!(log, "{command}").unwrap();
+                }
+                _ => {}
+            }
+            say(r#"{"return":{}}"#).unwrap();
+        }
+    }
 }
 
 fn power_off() {
