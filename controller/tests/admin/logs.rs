@@ -16,7 +16,7 @@ fn start(controller: &mut Controller, format: &str) {
     until("both workspaces were gone over", || {
         let state = controller.debug_state();
         let workspaces = state["workspaces"].as_array()?;
-        let failed = workspaces.iter().any(|w| w["failure"]["count"].as_u64().is_some_and(|count| count >= 1));
+        let failed = workspaces.iter().any(|w| w["failures"].as_array().is_some_and(|failures| failures.len() == 2));
         let halted = workspaces.iter().any(|w| w["phase"] == "Halted");
         (failed && halted).then_some(())
     });

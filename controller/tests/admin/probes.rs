@@ -42,13 +42,15 @@ fn the_state_tells_all_but_what_stands_in_manifests() {
         let named = |name: &str| state["workspaces"].as_array().unwrap().iter().find(|w| w["key"] == name).cloned();
         let quiet = named("default/quiet")?;
         let failing = named("default/failing")?;
-        (quiet["phase"] == "Halted" && failing["failure"]["count"].as_u64()? >= 1).then_some(state)
+        (quiet["phase"] == "Halted" && failing["failures"].as_array()?.len() == 2).then_some(state)
     });
     let workspaces = state["workspaces"].as_array().unwrap();
     let failing = workspaces.iter().find(|w| w["key"] == "default/failing").unwrap();
     assert_eq!(failing["generation"], 1);
-    assert!(failing["uid"].as_str().unwrap().len() == 36 && failing["failure"]["nextAttempt"].is_string(), "{failing}");
-    assert!(failing["failure"]["code"].is_string() && failing["failure"]["stage"].is_string(), "{failing}");
+    assert_eq!(failing["uid"].as_str().map(str::len), Some(36), "{failing}");
+    let failures = failing["failures"].as_array().unwrap();
+    assert_eq!((failures[0]["stage"].as_str(), failures[1]["stage"].as_str()), (Some("image"), Some("kernel")));
+    assert!(failures.iter().all(|f| f["code"].is_string() && f["nextAttempt"].is_string()), "{failing}");
     assert_eq!(state["version"], env!("CARGO_PKG_VERSION"));
     assert!(state["uptimeSeconds"].is_u64() && state["jobs"].is_array(), "{state}");
     let folder =

@@ -12,7 +12,7 @@ use crate::{
 const LABELS: [(&str, &[&str]); 8] = [
     ("source", &["folder"]),
     ("result", &["settled", "acted", "awaiting", "failed", "superseded", "gone"]),
-    ("stage", &["image", "rootfs", "kernel", "disks", "start", "guest", "halt", "delete"]),
+    ("stage", &["image", "rootfs", "kernel", "disks", "start", "guest", "power", "halt", "outputs", "delete"]),
     ("reason", &["ticker", "changed", "folder", "overflow"]),
     ("kind", &["pull", "build", "install"]),
     ("what", &["file", "workspace"]),
