@@ -23,6 +23,7 @@ use crate::{
     fake::{self, FakeDir, elf_kernel},
     image_fixture::{Compression, ImageFixture, LayerBuilder},
     program,
+    registry::Registry,
 };
 
 /// How long a workspace may take for anything, as `microagent wait` has it. A guest boots in seconds, on a busy host in tens of
@@ -30,6 +31,19 @@ use crate::{
 const PATIENCE: &str = "300s";
 /// The same, for what is not asked of `microagent wait`.
 const PATIENCE_TIME: Duration = Duration::from_secs(300);
+
+/// A registry with an image, and a host whose controller runs; none where the registry's program is missing.
+///
+/// # Panics
+/// When something cannot be started.
+#[must_use]
+pub fn started(test: &str) -> Option<(Registry, String, Host)> {
+    let registry = Registry::start(test)?;
+    let image = busybox_image().build().push(&registry, "demo/web", "1");
+    let mut host = Host::new();
+    host.start_controller();
+    Some((registry, image, host))
+}
 
 /// A host. Its machines are ended when it is dropped.
 pub struct Host {

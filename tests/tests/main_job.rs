@@ -3,19 +3,10 @@
 use std::fs;
 
 use microagent_tests::{
-    host::{Host, busybox_image, manifest},
+    host::{Host, busybox_image, manifest, started},
     registry::Registry,
 };
 use serde_json::{Value, json};
-
-/// A registry with an image, and a host whose controller runs; none where the registry's program is missing.
-fn started(test: &str) -> Option<(Registry, String, Host)> {
-    let registry = Registry::start(test)?;
-    let image = busybox_image().build().push(&registry, "demo/web", "1");
-    let mut host = Host::new();
-    host.start_controller();
-    Some((registry, image, host))
-}
 
 /// A workload that says so and then stays.
 fn stays() -> Value {
