@@ -91,19 +91,22 @@ fn measure(n: usize) {
     }
     figure("folder_quiet_relist_cpu", n, median(&mut quiet), "ms");
 
-    let (mut seen, mut taken) = (Vec::new(), Vec::new());
+    let (mut seen, mut taken, mut taken_cpu) = (Vec::new(), Vec::new(), Vec::new());
     for run in 0..RUNS {
         fs::write(file(&folder, n / 2), manifest(n / 2, 1 + run)).unwrap();
         let start = Instant::now();
         host.look(Duration::from_secs(15));
         seen.push(ms(start.elapsed()));
-        let start = Instant::now();
+        let (start, used) = (Instant::now(), cpu());
         assert_eq!(host.look(QUIET_UNANNOUNCED).changed.len(), 1);
         taken.push(ms(start.elapsed()));
+        taken_cpu.push(ms(cpu() - used));
     }
     figure("folder_change_seen", n, median(&mut seen), "ms");
     figure("folder_change_taken", n, median(&mut taken), "ms");
+    figure("folder_change_taken_cpu", n, median(&mut taken_cpu), "ms");
 
+    assert_eq!(published(&host), 1);
     let Host { desired, sink, .. } = host;
     drop((desired, sink));
     let before = rss();

@@ -30,7 +30,8 @@ pub use file_problems::FileProblem;
 #[derive(Debug)]
 pub struct Desired {
     paths: Paths,
-    records: BTreeMap<Key, Record>,
+    /// Boxed: a map that was filled in order is half empty.
+    records: BTreeMap<Key, Box<Record>>,
     /// The records that cannot be read. Nothing is made anew under their names: that would lose their disks.
     unreadable: BTreeMap<Key, Problem>,
     folders: Folders,
@@ -81,7 +82,7 @@ impl Desired {
                 let key = Key::new(&namespace, stem);
                 match read_record(&path, &key) {
                     Ok(record) => {
-                        records.insert(key, record);
+                        records.insert(key, Box::new(record));
                     }
                     Err(message) => {
                         let code = Reason::HostError.as_str().to_owned();
@@ -112,7 +113,7 @@ impl Desired {
     /// The record of a workspace.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<&Record> {
-        self.records.get(key)
+        self.records.get(key).map(Box::as_ref)
     }
 
     /// The names whose manifests were never good: there is no record of them, only why. As of the last snapshot.
@@ -123,7 +124,7 @@ impl Desired {
 
     /// All records, by key.
     pub fn iter(&self) -> impl Iterator<Item = &Record> {
-        self.records.values()
+        self.records.values().map(Box::as_ref)
     }
 
     /// Takes a snapshot of one folder: see [`Desired::apply_all`].
@@ -200,7 +201,7 @@ impl Desired {
         if record.deleted_at.is_some() {
             self.absences.remove(&record.key);
         }
-        self.records.insert(record.key.clone(), record);
+        self.records.insert(record.key.clone(), Box::new(record));
     }
 
     /// Changes a record; it is written when, and only when, it differs. Gives whether it did. The key and the UID must
@@ -211,7 +212,7 @@ impl Desired {
     pub fn update(&mut self, key: &Key, change: impl FnOnce(&mut Record)) -> Result<bool, DurableError> {
         let Some(next) = self.records.get(key).and_then(|record| changed(record, change)) else { return Ok(false) };
         durable::write_json(&self.paths.record(key), &next)?;
-        self.records.insert(key.clone(), next);
+        self.records.insert(key.clone(), Box::new(next));
         Ok(true)
     }
 

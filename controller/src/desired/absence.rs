@@ -118,11 +118,12 @@ impl Folder {
         self.incomplete.is_some() || self.listed.as_ref().is_none_or(|listed| listed.settled)
     }
 
-    /// Whether what the folder declares was seen at or after `since`. One that is not there declares nothing.
+    /// Whether what the folder declares was seen at or after `since`; its files are read. One that is not there declares
+    /// nothing.
     fn seen_since(&self, since: Instant) -> bool {
         if self.incomplete.is_some() {
             return self.missing;
         }
-        self.listed.as_ref().is_some_and(|listed| listed.settled && listed.at >= since)
+        self.listed.as_ref().is_some_and(|listed| listed.at >= since)
     }
 }

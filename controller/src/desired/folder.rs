@@ -61,7 +61,7 @@ impl Folders {
     pub(super) fn take(
         &mut self,
         snapshot: Snapshot,
-        records: &BTreeMap<Key, Record>,
+        records: &BTreeMap<Key, Box<Record>>,
         touched: &mut BTreeSet<Key>,
     ) -> Result<(), DurableError> {
         let dir = snapshot.dir.clone();
@@ -152,7 +152,7 @@ impl Folders {
 }
 
 impl Folder {
-    fn compare(&mut self, snapshot: &Snapshot, records: &BTreeMap<Key, Record>, touched: &mut BTreeSet<Key>) {
+    fn compare(&mut self, snapshot: &Snapshot, records: &BTreeMap<Key, Box<Record>>, touched: &mut BTreeSet<Key>) {
         let (old, new) = (self.listed.as_ref().map(|listed| &*listed.listing), &*snapshot.listing);
         if old.is_some_and(|old| std::ptr::eq(old, new)) {
             return;

@@ -226,6 +226,20 @@ fn a_file_that_is_still_there_but_lost_the_document_waits_longer() {
 }
 
 #[test]
+fn a_file_that_comes_back_without_the_document_within_the_grace_waits_longer() {
+    let mut t = with_a();
+    fs::remove_file(t.path("user/a.yaml")).unwrap();
+    t.look();
+    t.write("user/a.yaml", &manifest("b", "one"));
+    t.after(Duration::from_millis(1));
+    t.after(QUIET_UNANNOUNCED);
+    t.after(GRACE_DOCUMENT - Duration::from_secs(1));
+    assert!(!t.deleted("a"));
+    t.after(Duration::from_secs(1));
+    assert!(t.deleted("a"));
+}
+
+#[test]
 fn an_emptied_file_deletes_nothing_and_says_so() {
     let mut t = with_a();
     t.write("user/a.yaml", "");
@@ -280,6 +294,20 @@ fn a_folder_made_again_deletes_only_after_two_listings_of_its_own_far_apart() {
         t.after(Duration::from_millis(1));
         assert!(t.deleted("a"));
     }
+}
+
+#[test]
+fn a_folder_made_again_is_as_good_as_the_old_one_once_it_was_there_for_long() {
+    let mut t = with_a();
+    fs::rename(t.path("user"), t.path("old")).unwrap();
+    fs::create_dir(t.path("user")).unwrap();
+    fs::copy(t.path("old/a.yaml"), t.path("user/a.yaml")).unwrap();
+    t.settle();
+    t.after(GRACE_REPLACED);
+    fs::remove_file(t.path("user/a.yaml")).unwrap();
+    assert_eq!(t.look().recheck_in, Some(GRACE));
+    t.after(GRACE);
+    assert!(t.deleted("a"));
 }
 
 #[test]
@@ -447,6 +475,7 @@ fn many_new_manifests_are_records_on_the_disk_in_namespaces_of_their_own() {
     t.write("user/all.yaml", &all.join("---\n"));
     assert_eq!(t.settle().len(), 150);
     let before: Vec<Record> = t.desired.iter().cloned().collect();
+    assert_eq!(before.len(), 150);
     t.restart();
     assert_eq!(t.desired.iter().cloned().collect::<Vec<_>>(), before);
     assert!(t.settle().is_empty());
@@ -558,6 +587,18 @@ fn a_name_that_comes_back_while_its_tombstone_is_held_is_another_workspace() {
 }
 
 #[test]
+fn a_workspace_is_deleted_on_demand_whatever_its_folder_says_and_once() {
+    let mut t = with_a();
+    assert!(t.desired.delete(&key("a"), Timestamp::UNIX_EPOCH).unwrap());
+    assert!(t.on_disk("a").unwrap().deleted_at.is_some());
+    assert!(!t.desired.delete(&key("a"), Timestamp::UNIX_EPOCH).unwrap());
+    assert!(!t.desired.delete(&key("nobody"), Timestamp::UNIX_EPOCH).unwrap());
+    t.settle();
+    assert!(t.deleted("a"));
+    assert!(t.desired.forget(&key("a"), Timestamp::UNIX_EPOCH).unwrap(), "its file is still there: it is made anew");
+}
+
+#[test]
 fn a_forgotten_workspace_is_gone_also_after_a_restart() {
     let mut t = with_a();
     fs::remove_file(t.path("user/a.yaml")).unwrap();
@@ -596,6 +637,16 @@ fn an_unreadable_record_is_named_and_hinders_no_other_and_is_not_replaced() {
     assert!(t.desired.unreadable()[&key("a")].message.contains("default/a.json"));
     assert_eq!(fs::read(&path).unwrap(), b"{");
     assert_eq!(t.published()[0].file, t.path("user/a.yaml"));
+}
+
+#[test]
+fn what_is_no_directory_of_records_is_passed_over_but_one_that_cannot_be_listed_is_an_error() {
+    let mut t = with_a();
+    fs::write(t.paths.workspaces().join("stray"), "").unwrap();
+    t.restart();
+    assert!(t.desired.get(&key("a")).is_some());
+    symlink("loop", t.paths.workspaces().join("loop")).unwrap();
+    assert!(Desired::load(&t.paths, [t.path("user")]).is_err(), "its records would be taken for lost");
 }
 
 #[test]

@@ -55,9 +55,9 @@ struct FileState {
     /// The last reading, and the identity it was read at.
     read: Option<(Identity, Box<[Document]>)>,
     /// What is wrong with the file itself, whatever is in it.
-    problem: Option<Problem>,
-    /// A state that is not read yet.
-    pending: Option<Pending>,
+    problem: Option<Box<Problem>>,
+    /// A state that is not read yet. Boxed, as the problem: few files have either.
+    pending: Option<Box<Pending>>,
     /// Whether its writer is known to be done with it.
     finished: bool,
 }
@@ -238,8 +238,8 @@ impl FileState {
             snapshot.changing.insert(self.path.clone(), pending.changing_since);
         }
         let new = std::mem::replace(&mut self.seen, look) == 0;
-        let changed = new || reading(self) != before || self.problem != problem;
-        self.problem = problem;
+        let changed = new || reading(self) != before || self.problem.as_deref() != problem.as_ref();
+        self.problem = problem.map(Box::new);
         changed
     }
 
@@ -254,14 +254,14 @@ impl FileState {
             self.finished = false;
             return Look::Settled;
         }
-        let pending = match self.pending {
+        let pending = match self.pending.as_deref().copied() {
             Some(pending) if pending.identity == identity => pending,
             before => {
                 let changing_since = before.map_or(now, |pending| pending.changing_since);
                 Pending { identity, since: now, changing_since }
             }
         };
-        self.pending = Some(pending);
+        self.pending = Some(Box::new(pending));
         let quiet = if self.finished { QUIET } else { unannounced };
         let left = quiet.saturating_sub(now.saturating_duration_since(pending.since));
         if !left.is_zero() {
@@ -314,8 +314,10 @@ impl Listing {
     /// What the files declare, each by its last reading.
     fn of(files: &HashMap<OsString, FileState>) -> Self {
         let mut sorted: Vec<&FileState> = files.values().collect();
-        sorted.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        let mut listing = Self::default();
+        // As text: paths are compared piece by piece, which costs more than all else here.
+        sorted.sort_unstable_by_key(|state| state.path.as_os_str());
+        let files = sorted.iter().map(|state| state.path.clone()).collect();
+        let mut listing = Self { files, ..Self::default() };
         for state in sorted {
             if let Some(problem) = &state.problem {
                 listing.problem(&state.path, problem);
@@ -323,7 +325,6 @@ impl Listing {
             for document in state.read.iter().flat_map(|(_, documents)| documents.iter()) {
                 listing.take(document, &state.path);
             }
-            listing.files.insert(state.path.clone());
         }
         listing
     }

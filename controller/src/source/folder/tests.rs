@@ -165,6 +165,21 @@ fn a_file_that_did_not_change_is_not_parsed_again() {
 }
 
 #[test]
+fn a_look_that_finds_nothing_new_gives_the_same_listing() {
+    let mut t = Fixture::new();
+    t.write("a.yaml", &manifest("a", "one"));
+    t.write("b.yaml", "b: [");
+    let first = t.settle();
+    let same = |t: &mut Fixture| Arc::ptr_eq(&t.after(Duration::from_secs(15)).listing, &first.listing);
+    assert!(same(&mut t));
+    // A file that was only hinted at, and is not there.
+    t.finished("c.yaml");
+    assert!(same(&mut t));
+    fs::remove_file(t.path("b.yaml")).unwrap();
+    assert!(!same(&mut t));
+}
+
+#[test]
 fn a_change_that_hides_behind_old_size_and_time_is_seen() {
     let mut t = Fixture::new();
     t.write("a.yaml", &manifest("a", "one"));
