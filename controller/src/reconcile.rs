@@ -107,7 +107,10 @@ impl<W: World, S: Sink, D: Store, J: Tell> Reconciler<W, S, D, J> {
         // On every line of the pass: which workspace, and which pass. At the level that no filter of levels leaves out.
         let span = tracing::error_span!("reconcile", workspace = %key, reconcile_id = %ReconcileId::next());
         let mut pass = self.metrics.begin_pass();
+        // Dropped in every case; a pass that panics is one that failed.
+        let fallback = Fallback { key: Some(key.clone()), queue: &self.queue };
         let again = self.try_pass(&key, &mut pass).instrument(span.clone()).await;
+        fallback.disarm();
         if again.is_err() {
             pass.outcome = Outcome::Failed;
         }
@@ -217,8 +220,53 @@ impl<W: World, S: Sink, D: Store, J: Tell> Reconciler<W, S, D, J> {
     }
 }
 
+/// Has a workspace looked at again whose pass did not come to its end.
+struct Fallback<'a> {
+    key: Option<Key>,
+    queue: &'a Queue,
+}
+
+impl Fallback<'_> {
+    fn disarm(mut self) {
+        self.key = None;
+    }
+}
+
+impl Drop for Fallback<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            tracing::error!("the pass did not come to its end; trying again in {} s", BROKEN_STORE_WAIT.as_secs());
+            self.queue.add_at(key, Instant::now() + BROKEN_STORE_WAIT);
+        }
+    }
+}
+
 /// The moment on tokio's clock. A wall clock that jumps moves one wait, not more.
 fn instant(now: Timestamp, at: Timestamp) -> Instant {
     let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
     Instant::now() + wait
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_workspace_whose_pass_panics_is_looked_at_again() {
+        let queue = Queue::new();
+        let key = Key::new("default", "a");
+        queue.add(key.clone());
+        let ended = tokio::spawn({
+            let queue = queue.clone();
+            async move {
+                let lease = queue.next().await;
+                let _fallback = Fallback { key: Some(lease.key().clone()), queue: &queue };
+                panic!("a bug");
+            }
+        });
+        assert!(ended.await.is_err());
+        let began = Instant::now();
+        assert_eq!(queue.next().await.key(), &key);
+        assert_eq!(began.elapsed(), BROKEN_STORE_WAIT);
+    }
 }

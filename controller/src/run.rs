@@ -1,8 +1,10 @@
 //! The whole controller on one host: folders in, machines out.
 
 use std::{
+    io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -11,7 +13,7 @@ use microagent_base::{
     durable::DurableError,
     lock::{FileLock, LockError},
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -211,7 +213,7 @@ async fn stop_with(shutdown: CancellationToken, work: impl Future<Output = ()>) 
 
 /// Lists the folders when hinted at or when it is time, and queues what changed. The first listing queues everything.
 async fn follow(
-    mut sources: Vec<FolderSource>,
+    sources: Vec<FolderSource>,
     mut hinted: mpsc::Receiver<Hint>,
     paths: Paths,
     reconciler: Arc<HostReconciler>,
@@ -219,6 +221,7 @@ async fn follow(
 ) {
     let mut first = true;
     let mut again: Option<Duration> = None;
+    let looks = looker(sources, reconciler.clone(), health.clone());
     loop {
         let hint = tokio::select! {
             hint = hinted.recv() => match hint {
@@ -227,17 +230,14 @@ async fn follow(
             },
             () = sleep(again) => Hint::default(),
         };
-        let (shared, seen) = (reconciler.clone(), health.clone());
-        let looked = tokio::task::spawn_blocking(move || {
-            let outcome = look(&mut sources, &hint, &shared, &seen);
-            (sources, outcome)
-        });
-        let Ok((back, (changed, recheck))) = looked.await else {
+        let (answer, answered) = oneshot::channel();
+        let sent = looks.as_ref().is_ok_and(|looks| looks.send((hint, answer)).is_ok());
+        let looked = if sent { answered.await.ok() } else { None };
+        let Some((changed, recheck)) = looked else {
             tracing::error!("listing the folders failed beyond repair; changes are no longer seen");
             health.source_ended();
             return;
         };
-        sources = back;
         again = recheck;
         let asked = request::keys(&paths).unwrap_or_else(|error| {
             tracing::warn!("{error}");
@@ -254,6 +254,24 @@ async fn follow(
     }
 }
 
+/// What a look found: what changed, and how soon to look again.
+type Looked = (Vec<crate::Key>, Option<Duration>);
+
+/// The thread that looks at the folders. It is always the same: what manifests are checked by is compiled once for each thread.
+fn looker(
+    mut sources: Vec<FolderSource>,
+    reconciler: Arc<HostReconciler>,
+    health: Arc<Health>,
+) -> io::Result<std::sync::mpsc::Sender<(Hint, oneshot::Sender<Looked>)>> {
+    let (ask, asked) = std::sync::mpsc::channel::<(Hint, oneshot::Sender<Looked>)>();
+    thread::Builder::new().name("folders".to_owned()).spawn(move || {
+        while let Ok((hint, answer)) = asked.recv() {
+            let _ = answer.send(look(&mut sources, &hint, &reconciler, &health));
+        }
+    })?;
+    Ok(ask)
+}
+
 async fn sleep(wait: Option<Duration>) {
     match wait {
         Some(wait) => tokio::time::sleep(wait).await,
@@ -261,13 +279,8 @@ async fn sleep(wait: Option<Duration>) {
     }
 }
 
-/// One listing of all folders: what changed, and how soon to look again.
-fn look(
-    sources: &mut [FolderSource],
-    hint: &Hint,
-    reconciler: &HostReconciler,
-    health: &Health,
-) -> (Vec<crate::Key>, Option<Duration>) {
+/// One listing of all folders.
+fn look(sources: &mut [FolderSource], hint: &Hint, reconciler: &HostReconciler, health: &Health) -> Looked {
     let began = Instant::now();
     let snapshots: Vec<Snapshot> = sources
         .iter_mut()
