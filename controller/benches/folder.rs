@@ -77,7 +77,8 @@ fn measure(n: usize) {
     let applied = host.desired.apply(snapshot, time());
     figure("folder_first_records", n, start.elapsed().as_secs_f64(), "s");
     assert_eq!((applied.changed.len(), applied.failures.len()), (n, 0));
-    let published = |host: &Host| host.desired.iter().filter(|r| host.sink.publish(r, &status(r)).unwrap()).count();
+    let published =
+        |host: &Host| host.desired.iter().filter(|r| host.sink.publish(r, Some(&status(r))).unwrap()).count();
     let start = Instant::now();
     assert_eq!(published(&host), n);
     figure("folder_first_status", n, start.elapsed().as_secs_f64(), "s");

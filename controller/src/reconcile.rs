@@ -150,7 +150,6 @@ impl<W: World, S: Sink, D: Store, J: Tell> Reconciler<W, S, D, J> {
             pass.outcome = Outcome::Superseded;
             return Ok(Again::Now);
         };
-        // Also a status that is as it was published: the object has more than the status.
         let status = plan.status.as_ref().unwrap_or(&previous);
         self.metrics.planned(&Planned {
             before: &record,
@@ -161,7 +160,7 @@ impl<W: World, S: Sink, D: Store, J: Tell> Reconciler<W, S, D, J> {
             now,
         });
         let record = fresh;
-        self.sink.publish(&record, status)?;
+        self.sink.publish(&record, plan.status.as_ref())?;
         self.tell(&record, &plan.events, now);
         let Some(action) = plan.next else {
             let moving = status.is_true(ConditionType::Reconciling);

@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs,
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use jiff::Timestamp;
@@ -19,6 +19,8 @@ use microagent_crds::{
     Condition, ConditionStatus, ConditionType, Phase, Reason, Time, Workspace, WorkspaceSpec, WorkspaceStatus,
 };
 
+use serde::Deserialize;
+
 use crate::{Key, Paths, Problem, Record};
 
 /// Takes what passes decided.
@@ -26,11 +28,12 @@ pub trait Sink: Send + Sync {
     /// The status that was published last for this workspace; an empty one for another UID of the same name.
     fn published(&self, record: &Record) -> WorkspaceStatus;
 
-    /// Publishes, when something differs from what was published last. Gives whether it did.
+    /// Publishes, when something differs from what was published last. Gives whether it did. Without a status the one that
+    /// [`Sink::published`] gave stays: a record that has not changed either then costs nothing.
     ///
     /// # Errors
     /// It cannot be written; it is then published by a later pass.
-    fn publish(&self, record: &Record, status: &WorkspaceStatus) -> Result<bool, DurableError>;
+    fn publish(&self, record: &Record, status: Option<&WorkspaceStatus>) -> Result<bool, DurableError>;
 
     /// Takes back what was published of a workspace that is gone.
     ///
@@ -56,12 +59,56 @@ pub struct StatusFiles {
 }
 
 /// What was published of one name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct Told {
     /// Of the file.
     digest: Digest,
     /// Whether it is of a manifest that was never good.
     rejected: bool,
+    /// The record that it was made from, where this controller made it.
+    made_from: Option<MadeFrom>,
+}
+
+/// What of a record is in the object.
+#[derive(Clone, Debug)]
+struct MadeFrom {
+    uid: String,
+    generation: i64,
+    deleted: bool,
+    /// Kept weakly: its place is not given to another one.
+    workspace: Weak<Workspace>,
+}
+
+impl MadeFrom {
+    fn of(record: &Record) -> Self {
+        Self {
+            uid: record.uid.clone(),
+            generation: record.generation,
+            deleted: record.deleted_at.is_some(),
+            workspace: Arc::downgrade(&record.workspace),
+        }
+    }
+
+    fn is(&self, record: &Record) -> bool {
+        self.uid == record.uid
+            && self.generation == record.generation
+            && self.deleted == record.deleted_at.is_some()
+            && std::ptr::eq(self.workspace.as_ptr(), Arc::as_ptr(&record.workspace))
+    }
+}
+
+/// What a pass needs of an object that was published.
+#[derive(Deserialize)]
+struct Published {
+    metadata: Metadata,
+    #[serde(default)]
+    status: Option<WorkspaceStatus>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    #[serde(default)]
+    uid: Option<String>,
 }
 
 impl StatusFiles {
@@ -87,11 +134,14 @@ impl StatusFiles {
     }
 
     /// Publishes one object, when it differs from what was published last.
-    fn put(&self, key: &Key, object: &Workspace) -> Result<bool, DurableError> {
+    fn put(&self, key: &Key, object: &Workspace, made_from: Option<MadeFrom>) -> Result<bool, DurableError> {
         let path = self.paths.object(key);
         let bytes = durable::encode(&path, object)?;
-        let told = Told { digest: Digest::of(&bytes), rejected: is_rejected(object) };
-        if self.last().get(key) == Some(&told) {
+        let told = Told { digest: Digest::of(&bytes), rejected: object.metadata.uid.is_none(), made_from };
+        if let Some(known) = self.last().get_mut(key)
+            && known.digest == told.digest
+        {
+            *known = told;
             return Ok(false);
         }
         durable::private_dir(path.parent().unwrap_or(Path::new("/")))?;
@@ -102,17 +152,20 @@ impl StatusFiles {
 
     /// The object that is there, and takes it as what was published last. One that does not decode counts as none: it is
     /// written anew.
-    fn read(&self, key: &Key) -> Option<Workspace> {
+    fn read(&self, key: &Key) -> Option<Published> {
         let read = || {
             let bytes = fs::read(self.paths.object(key)).ok()?;
-            let object: Workspace = serde_json::from_slice(&bytes).ok()?;
-            Some((Told { digest: Digest::of(&bytes), rejected: is_rejected(&object) }, object))
+            let object: Published = serde_json::from_slice(&bytes).ok()?;
+            Some((Digest::of(&bytes), object))
         };
-        let Some((told, object)) = read() else {
+        let Some((digest, object)) = read() else {
             self.last().remove(key);
             return None;
         };
-        self.last().insert(key.clone(), told);
+        let mut last = self.last();
+        if last.get(key).is_none_or(|told| told.digest != digest) {
+            last.insert(key.clone(), Told { digest, rejected: object.metadata.uid.is_none(), made_from: None });
+        }
         Some(object)
     }
 
@@ -127,8 +180,14 @@ impl Sink for StatusFiles {
         object.and_then(|object| object.status).unwrap_or_default()
     }
 
-    fn publish(&self, record: &Record, status: &WorkspaceStatus) -> Result<bool, DurableError> {
-        self.put(&record.key, &object(record, status))
+    fn publish(&self, record: &Record, status: Option<&WorkspaceStatus>) -> Result<bool, DurableError> {
+        let is_made_from = |told: &Told| told.made_from.as_ref().is_some_and(|made_from| made_from.is(record));
+        let put = |status: &WorkspaceStatus| self.put(&record.key, &object(record, status), Some(MadeFrom::of(record)));
+        match status {
+            Some(status) => put(status),
+            None if self.last().get(&record.key).is_some_and(is_made_from) => Ok(false),
+            None => put(&self.published(record)),
+        }
     }
 
     fn retract(&self, key: &Key) -> Result<(), DurableError> {
@@ -148,15 +207,10 @@ impl Sink for StatusFiles {
         }
         for (key, problem) in rejected {
             let previous = self.read(key).and_then(|object| object.status).unwrap_or_default();
-            self.put(key, &rejected_object(key, problem, &previous))?;
+            self.put(key, &rejected_object(key, problem, &previous), None)?;
         }
         Ok(())
     }
-}
-
-/// Whether nobody has a UID for it.
-fn is_rejected(object: &Workspace) -> bool {
-    object.metadata.uid.is_none()
 }
 
 /// The object as Kubernetes would show it.
@@ -238,7 +292,7 @@ mod tests {
         }
 
         fn publish(&self, phase: Phase) -> bool {
-            self.files.publish(&self.record, &status(phase)).unwrap()
+            self.files.publish(&self.record, Some(&status(phase))).unwrap()
         }
     }
 
@@ -274,6 +328,28 @@ mod tests {
             assert!(t.publish(Phase::Running));
             assert_eq!(t.files.published(&t.record), status(Phase::Running));
         }
+    }
+
+    #[test]
+    fn a_status_that_stays_is_written_again_only_for_a_changed_record_or_file() {
+        let mut t = Fixture::new();
+        t.publish(Phase::Running);
+        let stays = |t: &Fixture| {
+            let _ = t.files.published(&t.record);
+            t.files.publish(&t.record, None).unwrap()
+        };
+        assert!(!stays(&t));
+        t.record.workspace_mut().metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
+        assert!(stays(&t) && !stays(&t), "another label is another object");
+        t.record.deleted_at = Some(Timestamp::UNIX_EPOCH);
+        assert!(stays(&t) && !stays(&t));
+        let path = t.paths.object(&t.record.key);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace("\"one\"", "\"two\"")).unwrap();
+        assert!(stays(&t) && !stays(&t), "what somebody changed is set right");
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        t.files = StatusFiles::new(&t.paths);
+        assert!(!stays(&t), "it is the same after a restart");
     }
 
     #[test]

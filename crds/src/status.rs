@@ -2,7 +2,7 @@
 //!
 //! It is read tolerantly: a condition, reason or phase of a newer version must not make the whole object unreadable.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::KubeSchema;
@@ -10,7 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
-    condition::{Condition, ConditionType},
+    condition::{Condition, ConditionStatus, ConditionType},
+    reason::Reason,
     spec::Backend,
 };
 
@@ -79,20 +80,26 @@ impl WorkspaceStatus {
 
 /// Leaves out conditions whose type this version does not know.
 fn known_conditions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Condition>, D::Error> {
+    // Read field by field, not tried as one thing and then as another: objects are read at every look.
     #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Lenient {
-        Known(Condition),
-        Unknown(serde::de::IgnoredAny),
+    #[serde(rename_all = "camelCase")]
+    struct Lenient<'a> {
+        #[serde(rename = "type", borrow)]
+        type_: Cow<'a, str>,
+        status: ConditionStatus,
+        reason: Reason,
+        #[serde(default)]
+        message: String,
+        observed_generation: Option<i64>,
+        last_transition_time: Time,
     }
-    let all: Vec<Lenient> = Deserialize::deserialize(deserializer)?;
-    Ok(all
-        .into_iter()
-        .filter_map(|one| match one {
-            Lenient::Known(condition) => Some(condition),
-            Lenient::Unknown(_) => None,
-        })
-        .collect())
+    let all: Vec<Lenient<'_>> = Deserialize::deserialize(deserializer)?;
+    let known = |one: Lenient<'_>| {
+        let type_ = ConditionType::ALL.iter().copied().find(|known| known.as_str() == one.type_)?;
+        let Lenient { status, reason, message, observed_generation, last_transition_time, .. } = one;
+        Some(Condition { type_, status, reason, message, observed_generation, last_transition_time })
+    };
+    Ok(all.into_iter().filter_map(known).collect())
 }
 
 /// Where a workspace is in its life.

@@ -171,7 +171,8 @@ impl Sink for World {
         known.map(|(_, status)| status.clone()).unwrap_or_default()
     }
 
-    fn publish(&self, record: &Record, status: &WorkspaceStatus) -> Result<bool, DurableError> {
+    fn publish(&self, record: &Record, status: Option<&WorkspaceStatus>) -> Result<bool, DurableError> {
+        let Some(status) = status else { return Ok(false) };
         let object = (record.uid.clone(), status.clone());
         if self.state().records.published.get(&record.key) == Some(&object) {
             return Ok(false);

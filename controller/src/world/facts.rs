@@ -3,8 +3,8 @@
 //! Images, root disks and kernels are shared by many workspaces and change rarely, and reading them (manifests, digests, kernel
 //! configurations) is most of what a look at a settled workspace would cost. A fact is kept with the device, inode, size and
 //! times of every file that it was found in, taken *before* they were read, and every look holds these against the files as they
-//! are: it is the same look, made by `stat` alone. A change of file that this cannot see (a disk that loses bits) shows after
-//! [`GOOD_FOR`], when they are read again.
+//! are: it is the same look, made by `stat` alone, and within [`COMPARED_FOR`] one serves all. A change of file that this cannot see
+//! (a disk that loses bits) shows after [`GOOD_FOR`], when they are read again.
 
 use std::{
     collections::HashMap,
@@ -21,33 +21,47 @@ use super::sight::is_young;
 /// How long a fact is taken without its files being read again.
 const GOOD_FOR: Duration = Duration::from_secs(60);
 
+/// How long a comparison of the files with the fact serves all who look.
+const COMPARED_FOR: Duration = Duration::from_millis(250);
+
 /// What changes when a file is written or replaced by whatever means; the change time cannot be set by a program. `None`: no file.
 type Stamp = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
 
 /// Facts of one kind.
 pub(super) struct Facts<K, T> {
     known: Mutex<HashMap<K, Fact<T>>>,
+    compared_for: Duration,
 }
 
 struct Fact<T> {
     value: T,
     files: Vec<(PathBuf, Stamp)>,
     found: Instant,
+    compared: Instant,
 }
 
 impl<K, T> Default for Facts<K, T> {
     fn default() -> Self {
-        Self { known: Mutex::default() }
+        Self { known: Mutex::default(), compared_for: COMPARED_FOR }
     }
 }
 
 impl<K: Hash + Eq, T: Clone> Facts<K, T> {
     /// The fact, when its files are as they were.
     pub(super) fn recall(&self, key: &K) -> Option<T> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let fact = known.get(key)?;
-        let same = fact.found.elapsed() < GOOD_FOR && fact.files.iter().all(|(path, then)| stamp(path).0 == *then);
-        same.then(|| fact.value.clone())
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let fact = known.get_mut(key)?;
+        let now = Instant::now();
+        if now.duration_since(fact.found) >= GOOD_FOR {
+            return None;
+        }
+        if now.duration_since(fact.compared) >= self.compared_for {
+            if fact.files.iter().any(|(path, then)| stamp(path).0 != *then) {
+                return None;
+            }
+            fact.compared = now;
+        }
+        Some(fact.value.clone())
     }
 
     /// Finds a fact by `read`, and keeps it with the files that `files` names for it. Nothing that is absent, and no error, is
@@ -73,7 +87,7 @@ impl<K: Hash + Eq, T: Clone> Facts<K, T> {
         known.retain(|_, fact| fact.found.elapsed() < GOOD_FOR);
         if files(&value) == paths && !stamps.iter().any(|(_, young)| *young) {
             let files = paths.into_iter().zip(stamps.into_iter().map(|(stamp, _)| stamp)).collect();
-            known.insert(key, Fact { value: value.clone(), files, found: Instant::now() });
+            known.insert(key, Fact { value: value.clone(), files, found: Instant::now(), compared: Instant::now() });
         }
         Ok(Some(value))
     }
@@ -131,7 +145,7 @@ mod tests {
     fn files_are_read_once_and_again_when_one_is_replaced_rewritten_or_gone() {
         let dir = tempfile::tempdir().unwrap();
         let file = Counted { path: dir.path().join("fact"), reads: Cell::new(0) };
-        let facts = Facts::default();
+        let facts = Facts { compared_for: Duration::ZERO, ..Facts::default() };
         assert_eq!(file.find(&facts), None);
         fs::write(&file.path, "one").unwrap();
         assert_eq!(file.find(&facts).as_deref(), Some("one"), "what appears is seen at once");
@@ -146,5 +160,16 @@ mod tests {
         file.settle(&facts);
         fs::remove_file(&file.path).unwrap();
         assert_eq!(file.find(&facts), None, "gone");
+    }
+
+    #[test]
+    fn one_comparison_serves_all_who_look_for_a_moment() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = Counted { path: dir.path().join("fact"), reads: Cell::new(0) };
+        fs::write(&file.path, "one").unwrap();
+        let facts = Facts { compared_for: Duration::from_secs(3600), ..Facts::default() };
+        file.settle(&facts);
+        fs::remove_file(&file.path).unwrap();
+        assert_eq!(file.find(&facts).as_deref(), Some("one"));
     }
 }

@@ -351,7 +351,7 @@ mod tests {
         is_begun.await.unwrap();
         jobs.release(&key);
         go.send(()).unwrap();
-        while !jobs.lock().is_empty() {
+        while !jobs.under_way().is_empty() {
             tokio::task::yield_now().await;
         }
         let text = metrics.render(&Sample { queue: crate::queue::Counts::default(), jobs: Vec::new() });
