@@ -1,5 +1,7 @@
 //! Restarts, power states, probes, outputs and ends of workspaces, through the built programs and real machines.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{fs, process::Command};
 
 use microagent_tests::host::{Host, manifest, started};
