@@ -49,7 +49,7 @@ complete -c microagent -n "__fish_microagent_needs_command" -f -a "explain" -d '
 complete -c microagent -n "__fish_microagent_needs_command" -f -a "completion" -d 'Print the completion script of a shell'
 complete -c microagent -n "__fish_microagent_needs_command" -f -a "version" -d 'Show the version'
 complete -c microagent -n "__fish_microagent_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c microagent -n "__fish_microagent_using_subcommand up" -l admin -d 'Where metrics, health and state are told: unix:PATH, 127.0.0.1:PORT, [::1]:PORT or none; may be given several times [default: the socket admin.sock in the state directory]' -r
+complete -c microagent -n "__fish_microagent_using_subcommand up" -l admin -d 'Where metrics, health and state are told: unix:PATH, ADDRESS:PORT of this host alone, or none; may be given several times [default: the socket admin.sock in the state directory]' -r
 complete -c microagent -n "__fish_microagent_using_subcommand up" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
 complete -c microagent -n "__fish_microagent_using_subcommand up" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
 complete -c microagent -n "__fish_microagent_using_subcommand up" -s n -l namespace -d 'The namespace' -r

@@ -23,7 +23,7 @@ pub(crate) struct Args {
     /// Folders of manifests [default: ./workspaces, when it is there]
     #[arg(value_name = "DIR")]
     folders: Vec<PathBuf>,
-    /// Where metrics, health and state are told: unix:PATH, 127.0.0.1:PORT, [::1]:PORT or none; may be given several times
+    /// Where metrics, health and state are told: unix:PATH, ADDRESS:PORT of this host alone, or none; may be given several times
     /// [default: the socket admin.sock in the state directory]
     #[arg(long, value_name = "ADDR")]
     admin: Vec<AdminAddress>,
