@@ -50,6 +50,16 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_may_be_as_short_and_as_long_as_its_bounds() {
+        let wait =
+            |count| move |seed: u32| next_attempt(Timestamp::UNIX_EPOCH, count, &seed.to_string()).as_millisecond();
+        let first: Vec<i64> = (0..20_000).map(wait(1)).collect();
+        assert_eq!((first.iter().min(), first.iter().max()), (Some(&500), Some(&1000)));
+        let late: Vec<i64> = (0..20_000).map(wait(30)).collect();
+        assert!(late.iter().any(|ms| *ms < 1_000) && late.iter().any(|ms| *ms > 299_000));
+    }
+
+    #[test]
     fn a_wait_is_over_at_its_time_or_when_the_clock_was_set_back() {
         let second = |second| Timestamp::from_second(second).unwrap();
         assert!(!is_over(second(1), second(0)) && !is_over(second(300), second(0)));

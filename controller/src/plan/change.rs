@@ -369,4 +369,45 @@ mod tests {
             prop_assert_eq!(old != new, !changes.is_empty());
         }
     }
+
+    fn record(uid: &str, generation: i64, args: &[&str]) -> Record {
+        let mut spec = WorkspaceSpec::new("image");
+        spec.args = args.iter().map(ToString::to_string).collect();
+        Record {
+            key: crate::Key::new("default", "a"),
+            uid: uid.to_owned(),
+            generation,
+            spec_hash: String::new(),
+            workspace: microagent_crds::Workspace::new("a", spec).into(),
+            file: "a.yaml".into(),
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+            deleted_at: None,
+            problem: None,
+            memory: crate::memory::Memory::default(),
+        }
+    }
+
+    #[test]
+    fn a_hash_is_made_once_for_each_generation_and_goes_with_its_workspace() {
+        let hashes = MachineHashes::default();
+        let first = hashes.of(&record("u", 1, &["a"]));
+        assert_eq!(*first, *machine_hash(&record("u", 1, &["a"]).workspace.spec));
+        assert!(Arc::ptr_eq(&first, &hashes.of(&record("u", 1, &["a"]))), "the same generation is not hashed again");
+        assert_ne!(first, hashes.of(&record("u", 2, &["b"])));
+        assert_eq!(first, hashes.of(&record("other", 1, &["a"])));
+        hashes.forget("u");
+        hashes.forget("other");
+        assert!(hashes.known.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_first_and_the_last_entry_of_a_list_are_named_as_any_other() {
+        let spec = |env: Value| serde_json::from_value::<WorkspaceSpec>(json!({ "image": "i", "env": env })).unwrap();
+        let (none, one) = (spec(json!([])), spec(json!([{ "name": "A", "value": "b" }])));
+        for (old, new) in [(&none, &one), (&one, &none)] {
+            let found = changes(old, new);
+            assert_eq!(found.len(), 1);
+            assert_eq!(found[0].path, "spec.env[A]");
+        }
+    }
 }

@@ -1066,3 +1066,14 @@ fn the_clock_of_a_liar_is_not_ahead_of_ours() {
     life.settle(0);
     assert_eq!(life.status.result.as_ref().unwrap().finished_at.as_ref().unwrap().0, life.now);
 }
+
+#[test]
+fn a_pause_that_failed_and_came_about_all_the_same_is_no_failure_any_more() {
+    let mut life = Life::running(RunPolicy::Always, |_| {});
+    life.edit(|spec| spec.power_state = PowerState::Paused);
+    let (record, now) = (life.record.clone(), life.now);
+    record_failure(&record, &mut life.record.memory, Stage::Power, fault("SupervisorFailed", true), now);
+    assert_eq!(life.look().memory.failures.len(), 1);
+    life.machine().state = MachineState::Paused;
+    assert!(life.look().memory.failures.is_empty());
+}
