@@ -10,6 +10,7 @@ use microagent_base::Digest;
 use microagent_crds::PullPolicy as SpecPullPolicy;
 use microagent_images::{Baseline, Image};
 use microagent_kernel::{Kernel, Need};
+use microagent_supervisor_protocol::Machine;
 
 use super::{
     super::{
@@ -179,17 +180,15 @@ impl Host {
             }
         };
         match sight {
-            Ok((_, seen)) if seen.uid != record.uid || seen.identity.as_ref().is_some_and(|i| i.uid != record.uid) => {
-                MachineSight::Unknown(Fault {
-                    code: "SupervisorFailed".to_owned(),
-                    message: format!(
-                        "the supervisor answered for the machine {} when asked for {}; nothing is done to either",
-                        seen.identity.as_ref().map_or(&seen.uid, |identity| &identity.uid),
-                        record.uid
-                    ),
-                    retryable: false,
-                })
-            }
+            Ok((_, seen)) if answered_for(&seen, &record.uid) != record.uid => MachineSight::Unknown(Fault {
+                code: "SupervisorFailed".to_owned(),
+                message: format!(
+                    "the supervisor answered for the machine {} when asked for {}; nothing is done to either",
+                    answered_for(&seen, &record.uid),
+                    record.uid
+                ),
+                retryable: false,
+            }),
             Ok((backend, seen)) => {
                 if let Some(message) = self.sights.contradiction(&record.uid, &seen) {
                     let code = "SupervisorFailed".to_owned();
@@ -248,6 +247,34 @@ impl Host {
     }
 }
 
+/// Of whom an answer is: both the answer and the machine in it are to be of the UID that was asked for.
+fn answered_for<'a>(seen: &'a Machine, asked: &str) -> &'a str {
+    match &seen.identity {
+        Some(identity) if seen.uid == asked => &identity.uid,
+        _ => &seen.uid,
+    }
+}
+
 fn has_outputs(sight: &MachineSight) -> bool {
     matches!(sight, MachineSight::Seen { machine, .. } if !machine.artifacts.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use microagent_supervisor_protocol::{Identity, MachineState};
+
+    use super::*;
+
+    #[test]
+    fn an_answer_is_of_the_machine_and_of_the_identity_that_were_asked_for_or_of_another() {
+        let mut machine = Machine::bare("a", MachineState::Running);
+        assert_eq!((answered_for(&machine, "a"), answered_for(&machine, "b")), ("a", "a"));
+        let identity = |uid: &str| Identity { uid: uid.into(), name: "n".into(), generation: 1, boot_id: "b".into() };
+        machine.identity = Some(identity("a"));
+        assert_eq!(answered_for(&machine, "a"), "a");
+        machine.identity = Some(identity("other"));
+        assert_eq!(answered_for(&machine, "a"), "other");
+        machine.uid = "third".to_owned();
+        assert_eq!(answered_for(&machine, "a"), "third");
+    }
 }
