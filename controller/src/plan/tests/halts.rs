@@ -156,3 +156,14 @@ fn a_restart_of_what_is_to_be_halted_starts_nothing() {
     life.settle(3);
     assert_eq!(life.boots, 1);
 }
+
+#[test]
+fn a_machine_that_its_supervisor_does_not_know_is_none() {
+    let mut life = Life::running(RunPolicy::Always, |_| {});
+    let absent = Box::new(Machine::bare(&life.record.uid, MachineState::Absent));
+    life.observed.machine =
+        MachineSight::Seen { backend: "Qemu".to_owned(), machine: absent, timings: BTreeMap::new() };
+    assert!(matches!(life.look().next, Some(Action::StartMachine(_))));
+    life.record.deleted_at = Some(life.now);
+    assert_eq!(life.look().next, Some(Action::RemoveDisks));
+}
