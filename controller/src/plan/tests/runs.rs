@@ -215,3 +215,30 @@ fn the_clock_of_a_liar_is_not_ahead_of_ours() {
     life.settle(0);
     assert_eq!(life.status.result.as_ref().unwrap().finished_at.as_ref().unwrap().0, life.now);
 }
+
+#[test]
+fn what_is_settled_is_looked_at_every_five_minutes_give_or_take_a_tenth() {
+    let mut waits = std::collections::BTreeSet::new();
+    for n in 0..2000 {
+        let mut life = Life::running(RunPolicy::Always, |_| {});
+        life.record.uid = format!("uid-{n}");
+        waits.insert(life.look().wake.duration_since(life.now).as_secs());
+    }
+    assert_eq!((waits.first(), waits.last(), waits.len()), (Some(&270), Some(&330), 61), "they do not come together");
+}
+
+#[test]
+fn setup_is_complete_when_the_guest_says_so_and_stays_so() {
+    let step = |run: &str| microagent_crds::SetupStep { run: run.to_owned() };
+    let mut life = Life::running(RunPolicy::Always, |spec| spec.setup = vec![step("true")]);
+    life.record.memory.setup_complete = false;
+    life.machine().guest.setup_complete = false;
+    life.settle(0);
+    assert!(!life.is(ConditionType::SetupComplete));
+    life.machine().guest.setup_complete = true;
+    life.settle(0);
+    assert!(life.is(ConditionType::SetupComplete));
+    life.edit(|spec| spec.run_policy = RunPolicy::Halted);
+    life.settle(3);
+    assert!(life.is(ConditionType::SetupComplete) && life.is(ConditionType::Ready));
+}
