@@ -242,3 +242,37 @@ fn setup_is_complete_when_the_guest_says_so_and_stays_so() {
     life.settle(3);
     assert!(life.is(ConditionType::SetupComplete) && life.is(ConditionType::Ready));
 }
+
+#[test]
+fn a_machine_that_is_lost_runs_again_unless_its_workload_was_to_run_once_and_had_begun() {
+    for (policy, begun, finished) in [
+        (RunPolicy::Once, true, true),
+        (RunPolicy::Once, false, false),
+        (RunPolicy::Always, true, false),
+        (RunPolicy::Always, false, false),
+    ] {
+        let mut life = Life::running(policy, |_| {});
+        if !begun {
+            life.machine().guest.workload_started_at = None;
+        }
+        life.end(None);
+        life.settle(3);
+        assert_eq!(life.record.memory.finished.is_some(), finished, "{policy:?} {begun}");
+        assert_eq!(life.boots, if finished { 1 } else { 2 }, "{policy:?} {begun}");
+        assert_eq!(life.record.memory.restarts.count, u32::from(begun && !finished), "{policy:?} {begun}");
+    }
+}
+
+#[test]
+fn a_long_run_begins_a_new_row_of_restarts() {
+    let mut life = Life::running(RunPolicy::Always, |_| {});
+    for (seconds, row) in [(1, 1), (1, 2), (599, 3), (600, 1), (1, 2)] {
+        life.after(seconds);
+        life.end(Some(Exit::code(1)));
+        life.pass();
+        assert_eq!(life.record.memory.restarts.in_a_row, row, "after {seconds} s");
+        life.settle(1);
+    }
+    let told = life.status.result.as_ref().unwrap().message.clone().unwrap();
+    assert_eq!(told, "the workload exited with code 1");
+}
