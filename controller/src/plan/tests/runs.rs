@@ -276,3 +276,20 @@ fn a_long_run_begins_a_new_row_of_restarts() {
     let told = life.status.result.as_ref().unwrap().message.clone().unwrap();
     assert_eq!(told, "the workload exited with code 1");
 }
+
+#[test]
+fn what_runs_once_and_fails_before_its_workload_has_failed_when_the_guest_says_so() {
+    for setup in [true, false] {
+        let mut life = Life::running(RunPolicy::Once, |_| {});
+        life.end(None);
+        let guest = &mut life.machine().guest;
+        guest.workload_started_at = None;
+        if setup {
+            guest.setup_failure = Some(Exit::code(1));
+        } else {
+            guest.failure = Some(ErrorText { code: "WorkloadNotFound".to_owned(), message: "no /x".to_owned() });
+        }
+        life.settle(5);
+        assert_eq!((life.boots, life.status.phase), (1, Some(Phase::Failed)), "setup {setup}");
+    }
+}
