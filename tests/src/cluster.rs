@@ -30,15 +30,15 @@ use std::{
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-pub use self::{
-    kubectl::{Kubectl, Said},
-    wait::until,
-};
 use self::{
     authority::{Authority, Identity},
     directory::Directory,
     parts::Parts,
     programs::Programs,
+};
+pub use self::{
+    kubectl::{Kubectl, Said},
+    wait::until,
 };
 
 /// The file of the generated CRD.
@@ -206,7 +206,8 @@ impl Cluster {
         let name = format!("test-{}", self.namespaces.fetch_add(1, Ordering::Relaxed));
         let _ = self.admin.ok(["create", "namespace", &name]);
         // Pods are refused before their namespace has this service account.
-        let _ = self.admin.ok(["wait", "--for=create", "serviceaccount/default", "--namespace", &name, "--timeout=120s"]);
+        let _ =
+            self.admin.ok(["wait", "--for=create", "serviceaccount/default", "--namespace", &name, "--timeout=120s"]);
         name
     }
 

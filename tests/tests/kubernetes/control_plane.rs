@@ -41,12 +41,12 @@ fn a_user_without_a_role_is_refused_and_one_with_a_role_is_not() {
     let namespace = cluster.namespace();
     let user = cluster.kubectl_as(&cluster.kubeconfig_for("jane", Some("readers"))).in_namespace(&namespace);
     let said = user.fails(["get", "configmaps"]);
-    assert!(said.contains("Forbidden") && said.contains("\"jane\""), "{said}");
+    assert!(said.contains("forbidden") && said.contains("\"jane\""), "{said}");
     let admin = cluster.kubectl().in_namespace(&namespace);
     let _ = admin.ok(["create", "rolebinding", "readers", "--clusterrole=view", "--group=readers"]);
     until("the role counts", || user.run(["get", "configmaps"]).status.success());
     let said = user.fails(["create", "configmap", "of-jane"]);
-    assert!(said.contains("Forbidden"), "{said}");
+    assert!(said.contains("forbidden"), "{said}");
 }
 
 #[test]
@@ -134,7 +134,8 @@ async fn a_client_of_another_user_is_refused_what_that_user_may_not() {
 fn an_admission_policy_refuses_what_it_says() {
     let Some(cluster) = Cluster::shared("an_admission_policy_refuses_what_it_says") else { return };
     let namespace = cluster.namespace();
-    let rules = json!([{ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"] }]);
+    let rules =
+        json!([{ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"] }]);
     let selector = json!({ "matchLabels": { "kubernetes.io/metadata.name": namespace } });
     let validation = json!({ "expression": "object.metadata.name != 'forbidden'", "message": "not that name" });
     let of_policy = json!({ "matchConstraints": { "resourceRules": rules }, "validations": [validation] });
