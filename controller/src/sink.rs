@@ -227,6 +227,18 @@ fn object(record: &Record, status: &WorkspaceStatus) -> Workspace {
 
 /// The object of a manifest that was never good.
 fn rejected_object(key: &Key, problem: &Problem, previous: &WorkspaceStatus) -> Workspace {
+    let mut object = Workspace::new(&key.name, WorkspaceSpec::new(String::new()));
+    object.metadata.namespace = Some(key.namespace.clone());
+    object.status = Some(rejected_status(problem, None, previous));
+    object
+}
+
+/// The status of a manifest that was never good.
+pub(crate) fn rejected_status(
+    problem: &Problem,
+    generation: Option<i64>,
+    previous: &WorkspaceStatus,
+) -> WorkspaceStatus {
     let reason = match Reason::from_code(&problem.code) {
         Reason::Unknown => Reason::InvalidManifest,
         known => known,
@@ -239,22 +251,20 @@ fn rejected_object(key: &Key, problem: &Problem, previous: &WorkspaceStatus) -> 
             status,
             reason,
             message: problem.message.clone(),
-            observed_generation: None,
+            observed_generation: generation,
             last_transition_time: known.map_or(Time(now), |known| known.last_transition_time.clone()),
         }
     };
-    let mut object = Workspace::new(&key.name, WorkspaceSpec::new(String::new()));
-    object.metadata.namespace = Some(key.namespace.clone());
-    object.status = Some(WorkspaceStatus {
+    WorkspaceStatus {
         phase: Some(Phase::Failed),
+        observed_generation: generation,
         conditions: vec![
             condition(ConditionType::Reconciling, ConditionStatus::False),
             condition(ConditionType::Stalled, ConditionStatus::True),
             condition(ConditionType::Ready, ConditionStatus::False),
         ],
         ..WorkspaceStatus::default()
-    });
-    object
+    }
 }
 
 #[cfg(test)]
