@@ -296,6 +296,7 @@ mod tests {
                 created_at: Timestamp::UNIX_EPOCH,
                 deleted_at: None,
                 problem: None,
+                unreserved: None,
                 memory: Memory::default(),
             };
             Self { files: StatusFiles::new(&paths), _root: root, paths, record }

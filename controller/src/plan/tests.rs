@@ -53,6 +53,7 @@ impl Life {
                 created_at: Timestamp::UNIX_EPOCH,
                 deleted_at: None,
                 problem: None,
+                unreserved: None,
                 memory: Memory::default(),
             },
             observed: Observed {

@@ -20,6 +20,24 @@ fn halted_ends_the_machine_keeps_the_disks_and_is_ready() {
 }
 
 #[test]
+fn a_machine_whose_room_is_lost_is_halted_and_starts_again_when_there_is_room() {
+    let mut life = Life::new(RunPolicy::Always);
+    life.settle(0);
+    life.record.unreserved = Some("the Pod was preempted".to_owned());
+    life.settle(3);
+    assert_eq!(life.done.last(), Some(&"halt"));
+    assert!(life.observed.disks.complete);
+    let ready = life.status.condition(ConditionType::Ready).unwrap();
+    assert_eq!((ready.status, ready.reason), (ConditionStatus::False, Reason::ReservationLost));
+    assert_eq!(ready.message, "the Pod was preempted");
+    assert!(life.is(ConditionType::Reconciling), "it is not as it is to be");
+    life.record.unreserved = None;
+    life.settle(0);
+    assert!(life.is(ConditionType::Ready));
+    assert_eq!(life.status.restarts, None, "it is no restart");
+}
+
+#[test]
 fn a_machine_that_does_not_end_within_its_grace_is_killed() {
     let mut life = Life::new(RunPolicy::Always);
     life.settle(0);
