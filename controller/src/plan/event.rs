@@ -28,9 +28,11 @@ pub(super) fn transitions(previous: &WorkspaceStatus, status: &WorkspaceStatus) 
     for condition in status.conditions.iter().filter(changed).filter(|condition| is_news(condition)) {
         let stalled = condition.type_ == ConditionType::Stalled;
         let type_ = if stalled || is_fault(condition.reason) { EventType::Warning } else { EventType::Normal };
-        // Several conditions may change for one reason: it is told once.
-        if events.iter().all(|event| event.reason != condition.reason) {
-            events.push(Event { type_, reason: condition.reason, message: condition.message.clone() });
+        // Several conditions may change for one reason: it is told once, and as a warning if one of them is.
+        match events.iter_mut().find(|event| event.reason == condition.reason) {
+            Some(told) if stalled => told.type_ = type_,
+            Some(_) => {}
+            None => events.push(Event { type_, reason: condition.reason, message: condition.message.clone() }),
         }
     }
     events
@@ -49,15 +51,12 @@ fn is_news(condition: &Condition) -> bool {
     if dull || condition.status == ConditionStatus::Unknown {
         return false;
     }
-    match condition.type_ {
-        ConditionType::Reconciling => false,
-        ConditionType::Ready => condition.is_true() || matches!(condition.reason, Terminating | Halting | Restarting),
-        ConditionType::Stalled | ConditionType::RestartRequired => condition.is_true(),
-        _ => true,
-    }
+    condition.type_ != ConditionType::Ready
+        || condition.is_true()
+        || matches!(condition.reason, Terminating | Halting | Restarting)
 }
 
 /// Whether the reason is of something that went wrong. What is not on the way to what was asked for is.
-pub(super) fn is_fault(reason: Reason) -> bool {
+fn is_fault(reason: Reason) -> bool {
     reason == Reason::Unhealthy || reason as u32 >= Reason::WorkloadFailed as u32
 }
