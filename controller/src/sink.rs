@@ -384,4 +384,22 @@ mod tests {
         assert!(read().is_none());
         assert!(t.paths.object(&t.record.key).exists(), "what is no rejection stays");
     }
+
+    #[test]
+    fn an_object_is_of_its_record_until_the_record_changes() {
+        let t = Fixture::new();
+        let made_from = MadeFrom::of(&t.record);
+        assert!(made_from.is(&t.record.clone()));
+        let changes: [fn(&mut Record); 4] = [
+            |record| record.uid.push('2'),
+            |record| record.generation += 1,
+            |record| record.deleted_at = Some(Timestamp::UNIX_EPOCH),
+            |record| record.workspace = Workspace::clone(&record.workspace).into(),
+        ];
+        for change in changes {
+            let mut record = t.record.clone();
+            change(&mut record);
+            assert!(!made_from.is(&record));
+        }
+    }
 }
