@@ -202,6 +202,45 @@ mod tests {
     }
 
     #[test]
+    fn only_directories_are_opened_as_such_and_for_this_process_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = OpenDir::open(root.path()).unwrap();
+        assert!(rustix::io::fcntl_getfd(&dir.file).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        std::fs::write(root.path().join("file"), "").unwrap();
+        let error = OpenDir::open(&root.path().join("file")).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
+    }
+
+    #[test]
+    fn a_file_that_became_a_pipe_since_the_look_blocks_nobody() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a.yaml");
+        std::fs::write(&path, "old").unwrap();
+        let dir = OpenDir::open(root.path()).unwrap();
+        let name = OsStr::new("a.yaml");
+        let identity = dir.look(name).unwrap().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert!(dir.read(name, identity).unwrap_err().message.contains("a named pipe"));
+    }
+
+    #[test]
+    fn times_differ_that_differ_by_a_second_or_a_nanosecond() {
+        let root = tempfile::tempdir().unwrap();
+        let file = File::create(root.path().join("a.yaml")).unwrap();
+        let dir = OpenDir::open(root.path()).unwrap();
+        let times = [(9, 2), (10, 0), (10, 1), (10, 2), (11, 0), (11, 1)];
+        let seen: std::collections::BTreeSet<i128> = times
+            .into_iter()
+            .map(|(seconds, nanoseconds)| {
+                file.set_modified(UNIX_EPOCH + std::time::Duration::new(seconds, nanoseconds)).unwrap();
+                dir.look(OsStr::new("a.yaml")).unwrap().unwrap().modified
+            })
+            .collect();
+        assert_eq!(seen.len(), times.len());
+    }
+
+    #[test]
     fn only_manifests_count_and_nothing_an_editor_leaves_behind() {
         for name in ["a.yaml", "a.yml", "a.json", "a.b.yaml", "4913.yaml"] {
             assert!(is_manifest_name(OsStr::new(name)), "{name}");
