@@ -24,15 +24,16 @@ pub(super) fn transitions(previous: &WorkspaceStatus, status: &WorkspaceStatus) 
         let probed = before.is_some_and(|p| matches!(p.reason, Reason::Unhealthy | Reason::HealthUnknown));
         differs && (condition.reason != Reason::Healthy || probed)
     };
+    // What a person must act on is a warning, whichever condition tells it first.
+    let stalled =
+        status.condition(ConditionType::Stalled).filter(|stalled| stalled.is_true()).map(|stalled| stalled.reason);
     let mut events: Vec<Event> = Vec::new();
     for condition in status.conditions.iter().filter(changed).filter(|condition| is_news(condition)) {
-        let stalled = condition.type_ == ConditionType::Stalled;
-        let type_ = if stalled || is_fault(condition.reason) { EventType::Warning } else { EventType::Normal };
-        // Several conditions may change for one reason: it is told once, and as a warning if one of them is.
-        match events.iter_mut().find(|event| event.reason == condition.reason) {
-            Some(told) if stalled => told.type_ = type_,
-            Some(_) => {}
-            None => events.push(Event { type_, reason: condition.reason, message: condition.message.clone() }),
+        let warns = stalled == Some(condition.reason) || is_fault(condition.reason);
+        let type_ = if warns { EventType::Warning } else { EventType::Normal };
+        // Several conditions may change for one reason: it is told once.
+        if events.iter().all(|event| event.reason != condition.reason) {
+            events.push(Event { type_, reason: condition.reason, message: condition.message.clone() });
         }
     }
     events
