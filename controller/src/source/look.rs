@@ -121,7 +121,7 @@ impl OpenDir {
             return Ok(None);
         }
         let mut bytes = Vec::new();
-        (&mut file).take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(refused)?;
+        (&mut file).take(MAX_FILE).read_to_end(&mut bytes).map_err(refused)?;
         let whole = same(&file)? && i128::try_from(bytes.len()).is_ok_and(|len| len == expected.size);
         Ok(whole.then_some(bytes))
     }
@@ -222,6 +222,16 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, 0o600.into(), 0).unwrap();
         assert!(dir.read(name, identity).unwrap_err().message.contains("a named pipe"));
+    }
+
+    #[test]
+    fn a_file_whose_size_is_not_that_of_its_content_is_not_read() {
+        let root = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/proc/version", root.path().join("a.yaml")).unwrap();
+        let dir = OpenDir::open(root.path()).unwrap();
+        let name = OsStr::new("a.yaml");
+        let identity = dir.look(name).unwrap().unwrap();
+        assert_eq!((identity.size, dir.read(name, identity).unwrap()), (0, None));
     }
 
     #[test]

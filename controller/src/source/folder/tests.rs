@@ -335,16 +335,18 @@ fn pipes_directories_and_link_loops_are_problems_and_never_block() {
     symlink("loop.yaml", t.path("loop.yaml")).unwrap();
     symlink("nowhere", t.path("dangling.yaml")).unwrap();
     symlink("/dev/zero", t.path("zero.yaml")).unwrap();
+    let _listener = std::os::unix::net::UnixListener::bind(t.path("socket.yaml")).unwrap();
     t.write("a.yaml", &manifest("a", "one"));
     let snapshot = t.settle();
     let told: Vec<_> = snapshot.listing.problems.values().map(|problem| problem.message.as_str()).collect();
-    assert_eq!(told.len(), 5, "{told:#?}");
+    assert_eq!(told.len(), 6, "{told:#?}");
     for (name, why) in [
         ("fifo.yaml", "named pipe"),
         ("dir.yaml", "a directory"),
         ("loop.yaml", "symbolic link"),
         ("dangling.yaml", "leads nowhere"),
         ("zero.yaml", "a device"),
+        ("socket.yaml", "a socket"),
     ] {
         assert!(
             snapshot.listing.problems[&t.path(name)].message.contains(why),
