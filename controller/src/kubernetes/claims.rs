@@ -216,6 +216,7 @@ fn begin(key: &Key, seen: &Seen) -> Step {
             created_at: seen.created_at,
             deleted_at: seen.deleted_at,
             problem: None,
+            unreserved: seen.unreserved.clone(),
             memory: Memory::default(),
         }))
     };
@@ -245,6 +246,7 @@ fn follow(record: &mut Record, seen: &Seen) {
         }
         Err(problem) => record.problem = Some(problem.clone()),
     }
+    record.unreserved.clone_from(&seen.unreserved);
     if let Some(at) = seen.deleted_at {
         tombstone(record, at);
     }

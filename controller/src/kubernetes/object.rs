@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use kube::{Resource, api::ObjectMeta};
-use microagent_crds::{Workspace, canonical_spec_hash, kubernetes::HOST_STATE_FINALIZER, manifest};
+use microagent_crds::{ConditionType, Reason, Workspace, canonical_spec_hash, kubernetes::HOST_STATE_FINALIZER, manifest};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -75,6 +75,8 @@ pub(super) struct Seen {
     pub(super) created_at: Timestamp,
     pub(super) deleted_at: Option<Timestamp>,
     pub(super) finalizers: Vec<String>,
+    /// Why placement says that the room for it is lost.
+    pub(super) unreserved: Option<String>,
     /// The manifest and the hash of its canonical spec, or what is wrong with it.
     pub(super) wanted: Result<(Arc<Workspace>, Arc<str>), Problem>,
 }
@@ -118,6 +120,7 @@ impl Object {
     /// What counts of it. Where `before` is of the same generation, its reading is taken again: most changes are of the status.
     pub(super) fn see(self, before: Option<&Seen>) -> Seen {
         let key = self.key();
+        let unreserved = unreserved(&self.status);
         let Self { metadata, spec, .. } = self;
         let annotations: BTreeMap<String, String> = metadata
             .annotations
@@ -142,9 +145,20 @@ impl Object {
             created_at: metadata.creation_timestamp.map_or(Timestamp::UNIX_EPOCH, |time| time.0),
             deleted_at: metadata.deletion_timestamp.map(|time| time.0),
             finalizers: metadata.finalizers.unwrap_or_default(),
+            unreserved,
             wanted,
         }
     }
+}
+
+/// What placement says of a workspace that has a node, and no room there. That the node is lost is not for its agent, which is
+/// there to read it.
+fn unreserved(status: &Value) -> Option<String> {
+    let conditions = status.get("conditions")?.as_array()?;
+    let scheduled = conditions.iter().find(|condition| condition["type"] == ConditionType::Scheduled.as_str())?;
+    let lost = [Reason::ReservationLost, Reason::Unschedulable].map(Reason::as_str);
+    let is_lost = scheduled["status"] == "False" && scheduled["reason"].as_str().is_some_and(|why| lost.contains(&why));
+    is_lost.then(|| scheduled["message"].as_str().unwrap_or_default().to_owned())
 }
 
 fn is_annotated(workspace: &Workspace, annotations: &BTreeMap<String, String>) -> bool {
@@ -219,6 +233,23 @@ mod tests {
             assert!(problem.message.contains(says) && problem.message.contains("team/a"), "{}", problem.message);
         }
         assert_eq!(wrong(json!({ "image": "debian", "rootDisk": { "mode": "Copy" } })).code, "NotSupported");
+    }
+
+    #[test]
+    fn room_that_placement_says_is_lost_is_lost_and_a_lost_node_is_not_for_its_agent() {
+        let told = |status: &str, reason: &str| {
+            let mut object = object(json!({ "image": "debian" }));
+            object.status = json!({ "conditions": [
+                { "type": "Ready", "status": "False", "reason": "ReservationLost", "message": "m" },
+                { "type": "Scheduled", "status": status, "reason": reason, "message": "the Pod was evicted" },
+            ] });
+            object.see(None).unreserved
+        };
+        assert_eq!(told("False", "ReservationLost").as_deref(), Some("the Pod was evicted"));
+        assert_eq!(told("False", "Unschedulable").as_deref(), Some("the Pod was evicted"));
+        assert_eq!(told("False", "NodeLost"), None);
+        assert_eq!(told("True", "Scheduled"), None);
+        assert_eq!(object(json!({ "image": "debian" })).see(None).unreserved, None);
     }
 
     #[test]
