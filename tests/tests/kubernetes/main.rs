@@ -4,6 +4,8 @@
 
 mod agent;
 mod control_plane;
+mod gitops;
+mod manifests;
 mod parts;
 mod workspaces;
 
