@@ -24,14 +24,20 @@ fn a_workspace_is_applied_edited_halted_and_deleted() {
         assert_eq!(condition["observedGeneration"], made["metadata"]["generation"], "{condition}");
     }
     let wide = kubectl.ok(["get", "ws", "a", "--output=wide"]);
-    for word in ["READY", "PHASE", "BACKEND", "NODE", "AGE", "IMAGE", "KERNEL", "REASON", "life", "Running", "6.1.0-fixture"] {
+    for word in
+        ["READY", "PHASE", "BACKEND", "NODE", "AGE", "IMAGE", "KERNEL", "REASON", "life", "Running", "6.1.0-fixture"]
+    {
         assert!(wide.contains(word), "{word}:\n{wide}");
     }
-    let selected = kubectl.ok(["get", "ws", "--field-selector=spec.nodeName=life,status.phase=Running", "--output=name"]);
+    let selected =
+        kubectl.ok(["get", "ws", "--field-selector=spec.nodeName=life,status.phase=Running", "--output=name"]);
     assert_eq!(selected.trim(), "workspace.microagent.dev/a");
     // What is applied again changes nothing, and the file is what is there.
     assert!(kubectl.run_with(["diff", "--filename=-"], &node.manifest("a", &json!({}))).status.success());
-    assert!(kubectl.apply(&node.manifest("a", &json!({}))).contains("unchanged"));
+    let version = |object: &serde_json::Value| object["metadata"]["resourceVersion"].clone();
+    let before = version(&object(&kubectl, "a"));
+    kubectl.apply(&node.manifest("a", &json!({})));
+    assert_eq!(version(&object(&kubectl, "a")), before);
 
     kubectl.apply(&node.manifest("a", &json!({ "env": [{ "name": "A", "value": "1" }] })));
     wait(&kubectl, "a", "RestartRequired");
