@@ -3,7 +3,10 @@
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod control_plane;
+mod lease;
 mod parts;
+mod placement;
+mod schema;
 mod workspaces;
 
 use std::fs;
