@@ -9,15 +9,15 @@ use microagent_tests::cluster::{Cluster, Kubectl, until};
 use serde_json::{Value, json};
 
 /// A corner of the shared cluster: a namespace, and nodes that only its workspaces may have.
-struct Corner {
+pub(crate) struct Corner {
     cluster: &'static Cluster,
-    kubectl: Kubectl,
+    pub(crate) kubectl: Kubectl,
     name: String,
 }
 
 impl Corner {
     /// One for the test of this name, with a placement that runs.
-    fn of(test: &str) -> Option<Self> {
+    pub(crate) fn of(test: &str) -> Option<Self> {
         let cluster = Cluster::shared(test)?;
         programs::ensure(cluster);
         let namespace = cluster.namespace();
@@ -25,12 +25,12 @@ impl Corner {
     }
 
     /// The name of a node of this corner.
-    fn node(&self, name: &str) -> String {
+    pub(crate) fn node(&self, name: &str) -> String {
         format!("{}-{name}", self.name)
     }
 
     /// Adds a node on which an agent serves.
-    fn add_node(&self, name: &str, memory: &str, taints: &Value) {
+    pub(crate) fn add_node(&self, name: &str, memory: &str, taints: &Value) {
         let labels = json!({ "corner": self.name, "microagent.dev/agent": "true" });
         let capacity = json!({ "cpu": "8", "memory": memory });
         agents::serve(self.cluster, &self.node(name));
@@ -38,7 +38,7 @@ impl Corner {
     }
 
     /// Makes a workspace with these fields of its spec beside the image, which may have the nodes of this corner.
-    fn apply(&self, name: &str, spec: Value) {
+    pub(crate) fn apply(&self, name: &str, spec: Value) {
         let mut spec = spec;
         spec["image"] = "busybox:1.37".into();
         spec["placement"]["nodeSelector"]["corner"] = self.name.as_str().into();

@@ -5,6 +5,8 @@ mod law;
 mod lost;
 mod placing;
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use microagent_crds::{
     Condition, ConditionStatus, ConditionType, Phase, Placement, Reason, RunPolicy, Time, Workspace, WorkspaceSpec,
@@ -91,20 +93,23 @@ impl Case {
         let status = self.seen.workspace.status.get_or_insert_default();
         let owners = &mut self.seen.owners;
         let types = told.conditions.iter().map(|c| c.type_.as_str().to_owned()).collect();
-        let given_up: Vec<String> = owners.ours.conditions.difference(&types).cloned().collect();
         let agents = owners.agents.clone().unwrap_or_default();
         status.conditions.retain(|c| {
-            let name = c.type_.as_str();
-            !given_up.iter().any(|one| one == name) || agents.conditions.contains(name)
+            let name = c.type_.as_str().to_owned();
+            let given_up = owners.ours.has(&name) && !<BTreeSet<String>>::contains(&types, &name);
+            assert!(!(given_up && agents.parts.contains(&name)), "the server refuses half of {name}");
+            !given_up || agents.conditions.contains(&name)
         });
         for condition in &told.conditions {
             match status.conditions.iter_mut().find(|c| c.type_ == condition.type_) {
                 Some(known) if known.same_as(condition) => {}
                 Some(known) => {
                     *known = condition.clone();
-                    // What was another's is taken from it.
-                    if let Some(agents) = &mut owners.agents {
-                        agents.conditions.remove(condition.type_.as_str());
+                    // What was another's is taken from it, but for that it is there.
+                    if let Some(agents) = &mut owners.agents
+                        && let Some(name) = agents.conditions.take(condition.type_.as_str())
+                    {
+                        agents.parts.insert(name);
                     }
                 }
                 None => status.conditions.push(condition.clone()),
@@ -120,6 +125,7 @@ impl Case {
         status.observed_generation = told.observed_generation.or(status.observed_generation);
         owners.ours = Fields {
             conditions: types,
+            parts: BTreeSet::new(),
             phase: told.phase.is_some(),
             observed_generation: told.observed_generation.is_some(),
         };
@@ -149,8 +155,11 @@ impl Case {
             };
             status.conditions.retain(|c| c.type_ != type_);
             status.conditions.push(condition);
-            owners.ours.conditions.remove(type_.as_str());
+            agents.parts.remove(type_.as_str());
             agents.conditions.insert(type_.as_str().to_owned());
+            if let Some(name) = owners.ours.conditions.take(type_.as_str()) {
+                owners.ours.parts.insert(name);
+            }
         }
         self
     }

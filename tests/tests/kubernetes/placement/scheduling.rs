@@ -29,7 +29,7 @@ fn the_scheduler_finds_a_node_with_an_agent() {
     assert_eq!(pod["spec"]["nodeName"], corner.node("good").as_str());
     assert_eq!(pod["metadata"]["ownerReferences"][0]["uid"], placed.0["metadata"]["uid"]);
     let requests = &pod["spec"]["containers"][0]["resources"]["requests"];
-    assert_eq!((&requests["cpu"], &requests["memory"]), (&json!("2050m"), &json!("1152Mi")));
+    assert_eq!((&requests["cpu"], &requests["memory"]), (&json!("2050m"), &json!("1207959552")));
     assert_eq!(placed.kstatus(), "InProgress", "its agent has not spoken");
     let events = corner.kubectl.ok(["get", "events.events.k8s.io", "--output=json"]);
     assert!(events.contains("microagent.dev/placement") && events.contains("\"Scheduled\""), "{events}");
