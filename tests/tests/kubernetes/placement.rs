@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 /// A corner of the shared cluster: a namespace, and nodes that only its workspaces may have.
 pub(crate) struct Corner {
-    cluster: &'static Cluster,
+    pub(crate) cluster: &'static Cluster,
     pub(crate) kubectl: Kubectl,
-    name: String,
+    pub(crate) name: String,
 }
 
 impl Corner {

@@ -100,11 +100,12 @@ fn names(value: &Value) -> Vec<String> {
 
 #[tokio::test]
 async fn a_change_has_one_verdict_too() {
-    let Some(cluster) = Cluster::shared("a_change_has_one_verdict_too") else { return };
-    cluster.install_workspaces();
-    let namespace = cluster.namespace();
-    let client = cluster.client().await;
-    let api: kube::Api<Workspace> = kube::Api::namespaced(client, &namespace);
+    // Nodes with agents, so that placement leaves the workspaces on them.
+    let Some(corner) = Corner::of("a_change_has_one_verdict_too") else { return };
+    let nodes = ["n1", "n2"].map(|name| corner.node(name));
+    corner.add_node("n1", "1Gi", &json!([]));
+    corner.add_node("n2", "1Gi", &json!([]));
+    let api: kube::Api<Workspace> = kube::Api::namespaced(corner.cluster.client().await, &corner.name);
     let on = |node: Option<&str>, lost: Option<&str>| {
         // Not to run, so that no node is looked for.
         let mut spec = json!({ "image": "a", "runPolicy": "Halted" });
@@ -116,14 +117,14 @@ async fn a_change_has_one_verdict_too() {
         }
         spec
     };
-    let states = [None, Some("n1"), Some("n2")];
+    let states = [None, Some(&*nodes[0]), Some(&*nodes[1])];
     let modes = [None, Some("Report"), Some("Reschedule")];
     let all = states.iter().flat_map(|node| modes.iter().map(move |mode| on(*node, *mode)));
     let mut refused = 0;
     for (nth, old) in all.clone().enumerate() {
         let name = format!("w{nth}");
         let object = |spec: &Value| -> Workspace {
-            let metadata = json!({ "name": name, "namespace": namespace });
+            let metadata = json!({ "name": name, "namespace": corner.name });
             serde_json::from_value(json!({ "apiVersion": "microagent.dev/v1alpha1", "kind": "Workspace",
                 "metadata": metadata, "spec": spec }))
             .expect("a workspace")

@@ -4,7 +4,8 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, Once, PoisonError, mpsc},
+    thread,
 };
 
 use microagent_tests::{
@@ -18,12 +19,12 @@ static RUNNING: Mutex<Vec<(String, Child)>> = Mutex::new(Vec::new());
 
 /// Makes sure that one runs.
 pub(super) fn ensure(cluster: &Cluster) {
-    let is_first = RUNNING.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-    if is_first {
+    static FIRST: Once = Once::new();
+    FIRST.call_once(|| {
         cluster.install_workspaces();
         cluster.apply(r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"microagent-system"}}"#);
         start(cluster);
-    }
+    });
 }
 
 /// Starts one more.
@@ -41,7 +42,15 @@ pub(super) fn spawn(cluster: &Cluster, kubeconfig: &Path, identity: &str) -> Chi
     command.args(["--pdeathsig", "KILL", "--"]).arg(bin_dir().join("microagent-placement"));
     command.arg("--kubeconfig").arg(kubeconfig).args(["--identity", identity, "--reschedule-after", "0"]);
     command.env("MICROAGENT_LOG", "info").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    command.spawn().expect("microagent-placement")
+    // Killed when the thread that starts it ends: one that never does, as a test's thread ends before other tests.
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let _ = tell.send(command.spawn());
+        loop {
+            thread::park();
+        }
+    });
+    told.recv().expect("a thread").expect("microagent-placement")
 }
 
 /// What one has said.
