@@ -233,13 +233,14 @@ impl Cluster {
         self.parts.api_server.stop();
     }
 
-    /// Starts the API server again, at the same address, and waits until it is ready.
+    /// Starts the API server again, at the same address, and waits until it and all controllers are ready. Others may be served,
+    /// and wrongly refused with 403, a moment earlier.
     ///
     /// # Panics
-    /// When it runs, or does not start.
+    /// When it runs, or does not start, for instance because etcd is stopped.
     pub fn start_api_server(&self) {
         self.parts.api_server.start();
-        self.parts.wait_for_api_server(&self.admin);
+        self.parts.come_back(&self.admin);
     }
 
     /// Kills etcd. Requests to the API server fail or wait.
@@ -250,13 +251,15 @@ impl Cluster {
         self.parts.etcd.stop();
     }
 
-    /// Starts etcd again, with the data that it had, and waits until the API server is ready.
+    /// Starts etcd again, with the data that it had, and waits until the API server, if it was not stopped, and all controllers are ready.
     ///
     /// # Panics
     /// When it runs, or does not start.
     pub fn start_etcd(&self) {
         self.parts.etcd.start();
-        self.parts.wait_for_api_server(&self.admin);
+        if self.parts.api_server.pid().is_some() {
+            self.parts.come_back(&self.admin);
+        }
     }
 
     /// The process ids of the parts that run, by program.

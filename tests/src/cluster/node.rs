@@ -7,6 +7,7 @@ use super::Cluster;
 
 impl Cluster {
     /// Adds a node that is Ready, as a kubelet would: the scheduler binds Pods to it, and there they stay Pending.
+    /// Its name and its labels are the test's own: in a shared cluster the Pods of other tests see it too, so each selects its nodes.
     /// `capacity` is an object such as `{"cpu": "4", "memory": "8Gi"}` (110 Pods unless it says), `labels` an object, `taints` a list.
     ///
     /// # Panics

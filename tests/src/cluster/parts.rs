@@ -76,19 +76,33 @@ impl Parts {
         self.wait_for_api_server(admin);
         self.controller_manager.start();
         self.scheduler.start();
-        let healthy = |port: &Port| admin.run(["get", "--raw=/healthz", "--server", &url(port)]).status.success();
-        self.wait("the controller manager is healthy", || healthy(&self.ports.controller_manager));
-        self.wait("the scheduler is healthy", || healthy(&self.ports.scheduler));
+        self.wait_for_controllers(admin);
     }
 
-    pub(super) fn wait_for_api_server(&self, admin: &Kubectl) {
-        self.wait("the API server is ready", || admin.run(["get", "--raw=/readyz"]).status.success());
+    /// For when the API server or etcd was started again. Starts again too what ended meanwhile, as a kubelet would: for a moment
+    /// after its start the API server refuses even those who may, and programs that just start end when they are refused.
+    pub(super) fn come_back(&self, admin: &Kubectl) {
+        self.wait_for_api_server(admin);
+        for part in [&self.controller_manager, &self.scheduler] {
+            part.start_if_ended();
+        }
+        self.wait_for_controllers(admin);
     }
 
-    fn wait(&self, what: &str, mut is_so: impl FnMut() -> bool) {
-        until(what, || {
+    fn wait_for_api_server(&self, admin: &Kubectl) {
+        until("the API server is ready", || {
+            [&self.etcd, &self.api_server].into_iter().for_each(Process::assert_runs);
+            admin.run(["get", "--raw=/readyz"]).status.success()
+        });
+    }
+
+    fn wait_for_controllers(&self, admin: &Kubectl) {
+        let health = |port: &Port| admin.run(["get", "--raw=/healthz?verbose", "--server", &url(port)]);
+        until("the controllers and the scheduler are healthy", || {
             self.all().into_iter().for_each(Process::assert_runs);
-            is_so()
+            // It says that it is healthy before it has any controller.
+            health(&self.ports.controller_manager).stdout.contains("namespace-controller ok")
+                && health(&self.ports.scheduler).status.success()
         });
     }
 

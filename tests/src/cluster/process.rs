@@ -5,7 +5,7 @@ use std::{
     io,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Mutex, OnceLock,
         mpsc::{self, Sender},
@@ -55,11 +55,22 @@ impl Process {
         self.child.lock().unwrap().as_ref().map(Child::id)
     }
 
+    /// How it ended, if it did so on its own.
+    fn ended(&self) -> Option<ExitStatus> {
+        self.child.lock().unwrap().as_mut().and_then(|child| child.try_wait().unwrap())
+    }
+
     /// Fails the test when it has ended on its own.
     pub(super) fn assert_runs(&self) {
-        let ended = self.child.lock().unwrap().as_mut().and_then(|child| child.try_wait().unwrap());
-        if let Some(status) = ended {
+        if let Some(status) = self.ended() {
             panic!("{} ended: {status}\n{}", self.name, self.last_lines());
+        }
+    }
+
+    pub(super) fn start_if_ended(&self) {
+        if self.ended().is_some() {
+            *self.child.lock().unwrap() = None;
+            self.start();
         }
     }
 

@@ -29,6 +29,11 @@ fn what_was_written_is_there_when_the_api_server_and_etcd_were_killed() {
     let _ = kubectl.fails(["create", "configmap", "lost", "--request-timeout=2s"]);
     cluster.start_etcd();
     assert_eq!(kubectl.ok(["get", "configmap", "kept", "--output=jsonpath={.data.key}"]), "value");
+
+    cluster.stop_api_server();
+    cluster.stop_etcd();
+    cluster.start_etcd();
+    cluster.start_api_server();
     // The controllers have come through it too: a new namespace gets what Pods need.
     let _ = cluster.namespace();
 }

@@ -93,3 +93,70 @@ fn an_invalid_workspace_is_refused_with_its_field() {
     }
     assert_eq!(kubectl.ok(["get", "workspaces", "--output=name"]), "");
 }
+
+#[test]
+fn the_status_is_written_apart_and_shown_in_the_columns() {
+    let Some(cluster) = Cluster::shared("the_status_is_written_apart_and_shown_in_the_columns") else { return };
+    cluster.install_workspaces();
+    let kubectl = cluster.kubectl().in_namespace(&cluster.namespace());
+    let _ = kubectl.apply(&example("hello.yaml"));
+    let _ = kubectl.apply(&example("once.yaml"));
+    let status = r#"{"status":{"phase":"Running","backend":"Qemu","nodeName":"node-a"}}"#;
+    // Not through the object itself, which a user may write.
+    let _ = kubectl.ok(["patch", "workspace", "hello", "--type=merge", "--patch", status]);
+    assert_eq!(kubectl.ok(["get", "workspace", "hello", "--output=jsonpath={.status}"]), "");
+    let _ = kubectl.ok(["patch", "workspace", "hello", "--type=merge", "--subresource=status", "--patch", status]);
+
+    let table = kubectl.ok(["get", "workspaces", "--output=wide"]);
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let head = ["NAME", "READY", "PHASE", "BACKEND", "NODE", "AGE", "IMAGE", "KERNEL", "REASON"];
+    assert_eq!(lines.next().expect("a head"), head);
+    let hello = lines.next().expect("a row");
+    for value in ["hello", "Running", "Qemu", "node-a", "busybox:1.37"] {
+        assert!(hello.contains(&value), "{table}");
+    }
+    let selected = kubectl.ok(["get", "workspaces", "--field-selector=status.phase=Running", "--output=name"]);
+    assert_eq!(selected, "workspace.microagent.dev/hello\n");
+}
+
+#[test]
+fn a_dry_run_and_a_diff_see_what_would_change_and_change_nothing() {
+    let Some(cluster) = Cluster::shared("a_dry_run_and_a_diff_see_what_would_change_and_change_nothing") else {
+        return;
+    };
+    cluster.install_workspaces();
+    let kubectl = cluster.kubectl().in_namespace(&cluster.namespace());
+    let manifest = example("hello.yaml");
+    let dry_run = ["apply", "--server-side", "--dry-run=server", "--filename", "-"];
+    let said = kubectl.run_with(dry_run, &manifest);
+    assert!(said.status.success(), "{}", said.stderr);
+    assert_eq!(kubectl.ok(["get", "workspaces", "--output=name"]), "");
+
+    let _ = kubectl.apply(&manifest);
+    let diff = ["diff", "--server-side", "--filename", "-"];
+    let said = kubectl.run_with(diff, &manifest);
+    assert_eq!((said.status.code(), said.stdout.as_str()), (Some(0), ""), "{}", said.stderr);
+    let changed = manifest.replacen("cpus: 1", "cpus: 2", 1);
+    let said = kubectl.run_with(diff, &changed);
+    assert_eq!(said.status.code(), Some(1), "{}", said.stderr);
+    assert!(said.stdout.contains("+    cpus: 2"), "{}", said.stdout);
+    assert_eq!(kubectl.ok(["get", "workspace", "hello", "--output=jsonpath={.spec.resources.cpus}"]), "1");
+}
+
+#[test]
+fn the_node_of_a_workspace_is_named_once() {
+    let Some(cluster) = Cluster::shared("the_node_of_a_workspace_is_named_once") else { return };
+    cluster.install_workspaces();
+    let kubectl = cluster.kubectl().in_namespace(&cluster.namespace());
+    let _ = kubectl.apply(&example("hello.yaml"));
+    let patch = |node: &str| {
+        let patch = format!(r#"{{"spec":{{"nodeName":"{node}"}}}}"#);
+        kubectl.run(["patch", "workspace", "hello", "--type=merge", "--patch", &patch])
+    };
+    let first = patch("node-a");
+    assert!(first.status.success(), "{}", first.stderr);
+    let second = patch("node-b");
+    assert!(!second.status.success() && second.stderr.contains("nodeName"), "{}", second.stderr);
+    let selected = kubectl.ok(["get", "workspaces", "--field-selector=spec.nodeName=node-a", "--output=name"]);
+    assert_eq!(selected, "workspace.microagent.dev/hello\n");
+}
