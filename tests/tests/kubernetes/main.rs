@@ -4,7 +4,10 @@
 
 mod agent;
 mod control_plane;
+mod lease;
 mod parts;
+mod placement;
+mod schema;
 mod workspaces;
 
 use std::fs;
