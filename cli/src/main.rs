@@ -6,7 +6,6 @@ mod context;
 mod driver;
 mod failure;
 mod guest;
-mod log;
 mod manifests;
 mod names;
 mod objects;

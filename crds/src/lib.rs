@@ -15,6 +15,7 @@ pub mod generated;
 pub mod health;
 mod hint;
 pub mod kernel;
+pub mod kubernetes;
 pub mod lifecycle;
 pub mod manifest;
 mod manifest_error;

@@ -1,19 +1,16 @@
 //! `microagent logs`
 
-use std::{
-    collections::VecDeque,
-    io::{self, Write},
-};
+use std::io::{self, Write};
 
+use microagent_base::log::{
+    cri::{self, Stream},
+    tail::Tail,
+};
 use microagent_crds::Phase;
 
 use crate::{
     context::Context,
     failure::Result,
-    log::{
-        cri::{self, Stream},
-        tail::Tail,
-    },
     objects::{self, Object},
     output,
 };
@@ -58,19 +55,8 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8> {
     let mut tail = Tail::new(&path);
     let mut printer = Printer { args, line_begins: true };
 
-    let mut first: VecDeque<Vec<u8>> = VecDeque::new();
-    let keep = args.tail.unwrap_or(usize::MAX);
-    if keep < usize::MAX {
-        tail.lines(|line| {
-            first.push_back(line.to_vec());
-            if first.len() > keep {
-                first.pop_front();
-            }
-            Ok(())
-        })?;
-        for line in first {
-            printer.print(&line)?;
-        }
+    if let Some(keep) = args.tail {
+        tail.last(keep, |_| true, |line| printer.print(line))?;
     }
     loop {
         let over = object_is_over(context, &object, &uid)?;

@@ -1,0 +1,4 @@
+//! Reading what machines write.
+
+pub mod cri;
+pub mod tail;
