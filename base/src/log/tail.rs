@@ -8,8 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A line that is longer is given in parts.
-const MAX_LINE: usize = 1024 * 1024;
+use super::lines::Lines;
 
 /// Reads the lines of a log: first the older file, then the present one, then what is added.
 #[derive(Debug)]
@@ -17,7 +16,7 @@ pub struct Tail {
     path: PathBuf,
     older: Option<PathBuf>,
     file: Option<(File, (u64, u64))>,
-    rest: Vec<u8>,
+    rest: Lines,
 }
 
 impl Tail {
@@ -25,7 +24,7 @@ impl Tail {
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
-        Self { older: Some(rotated(&path)), path, file: None, rest: Vec::new() }
+        Self { older: Some(rotated(&path)), path, file: None, rest: Lines::default() }
     }
 
     /// Gives `each` every line that is there by now and was not given before, without its line feed. A last line that is not
@@ -85,8 +84,8 @@ impl Tail {
     ///
     /// # Errors
     /// Those of `each`.
-    pub fn rest(&mut self, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        if self.rest.is_empty() { Ok(()) } else { each(&std::mem::take(&mut self.rest)) }
+    pub fn rest(&mut self, each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        self.rest.rest(each)
     }
 
     fn drain(&mut self, mut file: File, each: &mut impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
@@ -98,20 +97,7 @@ impl Tail {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e),
             };
-            let mut bytes = &buffer[..n];
-            while let Some(end) = bytes.iter().position(|&b| b == b'\n') {
-                if self.rest.is_empty() {
-                    each(&bytes[..end])?;
-                } else {
-                    self.rest.extend_from_slice(&bytes[..end]);
-                    each(&std::mem::take(&mut self.rest))?;
-                }
-                bytes = &bytes[end + 1..];
-            }
-            self.rest.extend_from_slice(bytes);
-            if self.rest.len() >= MAX_LINE {
-                each(&std::mem::take(&mut self.rest))?;
-            }
+            self.rest.push(&buffer[..n], each)?;
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The certificate that the gate serves: made once, kept in one file with its key, known to clients by its digest.
 
-use std::{fs, io, path::{Path, PathBuf}};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use microagent_base::{
     Digest,

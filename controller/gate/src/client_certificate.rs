@@ -106,7 +106,8 @@ impl ClientCa {
         let mut age = FRESH;
         loop {
             let known = self.known(reviews, age).await.map_err(NoUser::Unknown)?;
-            let verifier = known.verifier.ok_or_else(|| refused("this cluster has no CA for the certificates of users"))?;
+            let verifier =
+                known.verifier.ok_or_else(|| refused("this cluster has no CA for the certificates of users"))?;
             match verifier.verify_client_cert(own, others, UnixTime::now()) {
                 Ok(_) => return subject(own).map_err(NoUser::Refused),
                 // It may be one of a CA that came since.

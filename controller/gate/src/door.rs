@@ -67,7 +67,8 @@ impl Door {
             }
         }
         let Some(authorization) = authorization else {
-            let message = why_not.unwrap_or_else(|| "show a certificate of the cluster's client CA or a bearer token".to_owned());
+            let message =
+                why_not.unwrap_or_else(|| "show a certificate of the cluster's client CA or a bearer token".to_owned());
             return Err(Refusal::unauthorized(message));
         };
         let Some(token) = bearer(authorization) else {

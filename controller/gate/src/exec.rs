@@ -90,8 +90,12 @@ async fn first_frame(client: &mut (impl AsyncRead + Unpin)) -> io::Result<Result
     client.read_exact(&mut payload).await?;
     Ok(match (Frame { kind: Kind::Message, payload }).message() {
         Ok(Request::Exec(exec)) => Ok(exec),
-        Ok(Request::Configure(_)) => Err("a machine is configured by its own node only; the gate runs commands".to_owned()),
-        Ok(Request::Shutdown { .. }) => Err("a machine is shut down through its Workspace; the gate runs commands".to_owned()),
+        Ok(Request::Configure(_)) => {
+            Err("a machine is configured by its own node only; the gate runs commands".to_owned())
+        }
+        Ok(Request::Shutdown { .. }) => {
+            Err("a machine is shut down through its Workspace; the gate runs commands".to_owned())
+        }
         Err(error) => Err(format!("the first frame is no request: {error}")),
     })
 }

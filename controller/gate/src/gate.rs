@@ -146,6 +146,10 @@ impl Desk {
         if !request.body().is_end_stream() {
             return Err(Refusal::bad_request("the request has a body: none is expected"));
         }
+        // Served as the one who shows the token, it would be another user's deed than the client says.
+        if request.headers().keys().any(|name| name.as_str().starts_with("impersonate-")) {
+            return Err(Refusal::bad_request("the gate knows no impersonation: ask as the user who is to be let in"));
+        }
         self.judge(peer, &request, &route).await?;
         peer.admit();
         let found = self.machines.find(&route.namespace, &route.name);
@@ -199,7 +203,9 @@ impl Desk {
             values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(word))
         };
         if !has(CONNECTION, "upgrade") || !has(UPGRADE_HEADER, UPGRADE) {
-            return Err(Refusal::bad_request(format!("exec needs the headers Connection: Upgrade and Upgrade: {UPGRADE}")));
+            return Err(Refusal::bad_request(format!(
+                "exec needs the headers Connection: Upgrade and Upgrade: {UPGRADE}"
+            )));
         }
         let slot = slot(&self.execs)?;
         let guest = exec::connect(&found, route).await?;
@@ -221,5 +227,7 @@ impl Desk {
 
 fn slot(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refusal> {
     let taken = Arc::clone(of).try_acquire_owned();
-    taken.map_err(|_| Refusal::too_many(format!("this node serves {STREAMS} of these already; try again when one has ended")))
+    taken.map_err(|_| {
+        Refusal::too_many(format!("this node serves {STREAMS} of these already; try again when one has ended"))
+    })
 }

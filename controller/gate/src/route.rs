@@ -95,7 +95,8 @@ impl LogOptions {
                 "console" => options.console = flag(&name, &value)?,
                 "tail" => {
                     let count = value.parse();
-                    options.tail = Some(count.map_err(|_| Refusal::bad_request(format!("tail={value:?}: a number is needed")))?);
+                    options.tail =
+                        Some(count.map_err(|_| Refusal::bad_request(format!("tail={value:?}: a number is needed")))?);
                 }
                 "since" => options.since = Some(since(&value)?),
                 _ => {
@@ -128,7 +129,8 @@ mod tests {
     use super::*;
 
     fn read(method: &Method, uri: &str) -> Result<Route, String> {
-        Route::read(method, &uri.parse().unwrap()).map_err(|refusal| format!("{} {}", refusal.code.as_u16(), refusal.message))
+        Route::read(method, &uri.parse().unwrap())
+            .map_err(|refusal| format!("{} {}", refusal.code.as_u16(), refusal.message))
     }
 
     const LOG: &str = "/v1alpha1/namespaces/team/workspaces/web/log";
