@@ -78,7 +78,7 @@ fn measure(n: usize) {
     figure("folder_first_records", n, start.elapsed().as_secs_f64(), "s");
     assert_eq!((applied.changed.len(), applied.failures.len()), (n, 0));
     let published =
-        |host: &Host| host.desired.iter().filter(|r| host.sink.publish(r, Some(&status(r))).unwrap()).count();
+        |host: &Host| host.desired.records().iter().filter(|r| host.sink.publish(r, Some(&status(r))).unwrap()).count();
     let start = Instant::now();
     assert_eq!(published(&host), n);
     figure("folder_first_status", n, start.elapsed().as_secs_f64(), "s");

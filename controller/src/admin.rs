@@ -15,10 +15,7 @@ mod health;
 mod server;
 mod state;
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -32,9 +29,9 @@ pub use server::serve;
 
 use self::backend::BackendProbe;
 use crate::{
-    desired::Desired,
     metrics::{Metrics, Sample},
     queue::Queue,
+    records::Roster,
     world::HostView,
 };
 
@@ -47,7 +44,7 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     queue: Queue,
-    desired: Arc<Mutex<Desired>>,
+    roster: Arc<dyn Roster>,
     host: Arc<dyn HostView>,
     backend: BackendProbe,
     started: (Timestamp, Instant),
@@ -69,11 +66,11 @@ impl Admin {
         metrics: Arc<Metrics>,
         health: Arc<Health>,
         queue: Queue,
-        desired: Arc<Mutex<Desired>>,
+        roster: Arc<dyn Roster>,
         host: Arc<dyn HostView>,
     ) -> Self {
         let backend = BackendProbe::new(host.clone());
-        Self { metrics, health, queue, desired, host, backend, started: (Timestamp::now(), Instant::now()) }
+        Self { metrics, health, queue, roster, host, backend, started: (Timestamp::now(), Instant::now()) }
     }
 
     /// The answer to one request.

@@ -20,6 +20,7 @@ pub mod queue;
 pub mod reconcile;
 pub mod reconcile_id;
 pub mod record;
+pub mod records;
 pub mod request;
 pub mod run;
 #[cfg(test)]
@@ -33,5 +34,6 @@ pub use admin::AdminAddress;
 pub use key::Key;
 pub use paths::Paths;
 pub use record::{Problem, Record};
+pub use records::Records;
 pub use run::{ControllerError, Options, run, running};
 pub use world::find_guest_init;

@@ -1,6 +1,7 @@
 //! One pass over one workspace: observe, plan, remember, publish, act.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::{
-    Key, Record,
+    Key, Problem, Record, Records,
     desired::Desired,
     journal::{self, EventType, Tell},
     memory::{Fault, Memory, Stage},
@@ -20,6 +21,7 @@ use crate::{
     plan::{self, Action, Event, Input, MachineHashes},
     queue::{Lease, Queue},
     reconcile_id::ReconcileId,
+    records::Roster,
     sink::Sink,
     world::World,
 };
@@ -45,25 +47,38 @@ pub trait Store: Send + Sync {
     fn forget(&self, key: &Key, now: Timestamp) -> Result<bool, DurableError>;
 }
 
-impl Store for Arc<Mutex<Desired>> {
+impl Store for Mutex<Desired> {
     fn get(&self, key: &Key) -> Option<Record> {
-        lock(self).get(key).cloned()
+        lock(self).records().get(key).cloned()
     }
 
     fn remember(&self, record: &Record, memory: Memory) -> Result<Option<Record>, DurableError> {
-        let mut desired = lock(self);
-        let fresh = |now: &&Record| {
-            now.uid == record.uid && now.generation == record.generation && now.deleted_at == record.deleted_at
-        };
-        if desired.get(&record.key).filter(fresh).is_none() {
-            return Ok(None);
-        }
-        desired.update(&record.key, |record| record.memory = memory)?;
-        Ok(desired.get(&record.key).cloned())
+        lock(self).records_mut().remember(record, memory)
     }
 
     fn forget(&self, key: &Key, now: Timestamp) -> Result<bool, DurableError> {
         lock(self).forget(key, now)
+    }
+}
+
+impl<S: Store + ?Sized> Store for Arc<S> {
+    fn get(&self, key: &Key) -> Option<Record> {
+        S::get(self, key)
+    }
+
+    fn remember(&self, record: &Record, memory: Memory) -> Result<Option<Record>, DurableError> {
+        S::remember(self, record, memory)
+    }
+
+    fn forget(&self, key: &Key, now: Timestamp) -> Result<bool, DurableError> {
+        S::forget(self, key, now)
+    }
+}
+
+impl Roster for Mutex<Desired> {
+    fn show(&self, see: &mut dyn FnMut(&Records, &BTreeMap<Key, Problem>)) {
+        let desired = lock(self);
+        see(desired.records(), desired.rejected());
     }
 }
 

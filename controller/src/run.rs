@@ -200,7 +200,7 @@ async fn sweep(reconciler: Arc<HostReconciler>) {
     let mut sweep = Sweep::default();
     loop {
         tokio::time::sleep(sweep::INTERVAL).await;
-        sweep.look(&reconciler.world, &reconciler.desired).await;
+        sweep.look(&reconciler.world, &*reconciler.desired).await;
     }
 }
 
@@ -249,7 +249,7 @@ async fn follow(
         if first {
             first = false;
             let desired = reconciler.desired.lock().unwrap_or_else(PoisonError::into_inner);
-            desired.iter().for_each(|record| reconciler.queue.add(record.key.clone()));
+            desired.records().iter().for_each(|record| reconciler.queue.add(record.key.clone()));
         }
     }
 }
@@ -299,7 +299,7 @@ fn look(sources: &mut [FolderSource], hint: &Hint, reconciler: &HostReconciler, 
     if let Err(failure) = reconciler.sink.publish_rejected(desired.rejected()) {
         tracing::error!("{failure}");
     }
-    let refused = desired.iter().filter(|record| record.problem.is_some()).count() + desired.rejected().len();
+    let refused = desired.records().iter().filter(|record| record.problem.is_some()).count() + desired.rejected().len();
     drop(desired);
     reconciler.metrics.relisted(hint.reason, began.elapsed(), health.invalid_files(), refused);
     (applied.changed, [retry, applied.recheck_in].into_iter().flatten().min())

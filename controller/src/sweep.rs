@@ -3,13 +3,12 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use crate::{desired::Desired, world::World};
+use crate::{records::Roster, world::World};
 
 /// How long a machine must have belonged to nobody, at every look. Long enough for a person to put a record back that was moved away
 /// by mistake.
@@ -35,16 +34,16 @@ impl Sweep {
     }
 
     /// One look, and the end of what is due.
-    pub(crate) async fn look(&mut self, world: &impl World, desired: &Arc<Mutex<Desired>>) {
+    pub(crate) async fn look(&mut self, world: &impl World, roster: &dyn Roster) {
         let found = world.machines().await;
-        let known = {
-            let desired = desired.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = None;
+        roster.show(&mut |records, _| {
             // Whose machines these are is not known while a record cannot be read.
-            if !desired.unreadable().is_empty() {
-                self.since.clear();
-                return;
-            }
-            desired.iter().map(|record| record.uid.clone()).collect()
+            known = records.unreadable().is_empty().then(|| records.iter().map(|record| record.uid.clone()).collect());
+        });
+        let Some(known) = known else {
+            self.since.clear();
+            return;
         };
         for uid in self.due(found, &known, Instant::now()) {
             match world.sweep(&uid).await {

@@ -57,4 +57,11 @@ mod tests {
         assert_eq!(canonical_spec_hash(&short), canonical_spec_hash(&long));
         assert_ne!(canonical_spec_hash(&short), canonical_spec_hash(&WorkspaceSpec::new("debian:12")));
     }
+
+    /// A version that hashed the same spec to something else would count every workspace as changed.
+    #[test]
+    fn a_new_field_that_is_not_used_changes_nothing() {
+        let hash = canonical_spec_hash(&WorkspaceSpec::new("debian"));
+        assert_eq!(hash, "sha256:2e8b27c5b8ea4a0d37abe504504cda64bc21704985f6e251550ced84f33dbcaa");
+    }
 }

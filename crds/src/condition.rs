@@ -103,6 +103,8 @@ macro_rules! condition_types {
 }
 
 condition_types! {
+    /// A node has room for the workspace and keeps it (Kubernetes only).
+    Scheduled,
     /// The image's digest is known and its layers are on the host.
     ImageResolved,
     /// The root disk is made.
@@ -128,6 +130,14 @@ condition_types! {
     Stalled,
     /// The workspace is in the state that was asked for.
     Ready,
+}
+
+impl ConditionType {
+    /// Those that the controller of the host tells, in the same order: `Scheduled` is told by placement alone.
+    pub const OF_HOST: &[Self] = match Self::ALL {
+        [Self::Scheduled, rest @ ..] => rest,
+        all => all,
+    };
 }
 
 impl fmt::Display for ConditionType {

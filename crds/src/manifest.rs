@@ -231,21 +231,7 @@ fn decode(document: &Value) -> Result<Workspace, Problem> {
     let decoded: Document = yaml::decode(value).map_err(|(path, message)| Problem::from_serde(path, message))?;
     check_metadata(&decoded.metadata)?;
     let Metadata { name, namespace, labels, annotations, .. } = decoded.metadata;
-    let object = json!({
-        "apiVersion": API_VERSION,
-        "kind": "Workspace",
-        "metadata": { "name": name, "namespace": namespace },
-        "spec": spec_as_written,
-    });
-    let violations = validate::violations(&object, None).into_iter().map(|v| (v.path, v.message, None)).collect();
-    if let Some(problem) = Problem::first_of(ManifestErrorKind::InvalidSpec, violations) {
-        return Err(problem);
-    }
-    let refusals = unsupported::refusals(&decoded.spec, Origin::Folder);
-    let refusals = refusals.into_iter().map(|r| (r.path, r.message, Some(r.instead))).collect();
-    if let Some(problem) = Problem::first_of(ManifestErrorKind::NotSupported, refusals) {
-        return Err(problem);
-    }
+    check_spec((&name, &namespace), spec_as_written, &decoded.spec, Origin::Folder)?;
     let metadata = ObjectMeta {
         name: Some(name),
         namespace: Some(namespace),
@@ -254,6 +240,62 @@ fn decode(document: &Value) -> Result<Workspace, Problem> {
         ..ObjectMeta::default()
     };
     Ok(Workspace { metadata, spec: decoded.spec, status: None })
+}
+
+/// The rules of the schema, and what this version cannot do.
+fn check_spec(
+    (name, namespace): (&str, &str),
+    as_written: Value,
+    spec: &WorkspaceSpec,
+    origin: Origin,
+) -> Result<(), Problem> {
+    let object = json!({
+        "apiVersion": API_VERSION,
+        "kind": "Workspace",
+        "metadata": { "name": name, "namespace": namespace },
+        "spec": as_written,
+    });
+    let violations = validate::violations(&object, None).into_iter().map(|v| (v.path, v.message, None)).collect();
+    if let Some(problem) = Problem::first_of(ManifestErrorKind::InvalidSpec, violations) {
+        return Err(problem);
+    }
+    let refusals = unsupported::refusals(spec, origin);
+    let refusals = refusals.into_iter().map(|r| (r.path, r.message, Some(r.instead))).collect();
+    match Problem::first_of(ManifestErrorKind::NotSupported, refusals) {
+        Some(problem) => Err(problem),
+        None => Ok(()),
+    }
+}
+
+/// Reads the spec of an object of the API server as strictly as that of a file: the CRD in the cluster may be of another version,
+/// with fewer rules or with fields that mean nothing here. `object` names it in errors, `namespace/name` as a rule.
+///
+/// # Errors
+/// What is wrong with it, with the field; there is no line.
+pub fn from_object(
+    object: &str,
+    (namespace, name): (&str, &str),
+    spec: &Value,
+) -> Result<WorkspaceSpec, ManifestError> {
+    let read = || {
+        name::check_name(name).map_err(|must| {
+            let path = FieldPath(["metadata", "name"].map(|key| Step::Key(key.to_owned())).to_vec());
+            Problem::new(ManifestErrorKind::InvalidValue, path, must)
+        })?;
+        let mut value = json!({ "spec": spec });
+        schema::drop_nulls(&mut value, schema::openapi());
+        let as_written = value.get("spec").cloned().unwrap_or_default();
+        let decoded: SpecOnly = yaml::decode(value).map_err(|(path, message)| Problem::from_serde(path, message))?;
+        check_spec((name, namespace), as_written, &decoded.spec, Origin::Kubernetes)?;
+        Ok(decoded.spec)
+    };
+    read().map_err(|problem: Problem| problem.place("", object, 0, None, Some((namespace.to_owned(), name.to_owned()))))
+}
+
+/// The part of an object that this program reads as a manifest.
+#[derive(Deserialize)]
+struct SpecOnly {
+    spec: WorkspaceSpec,
 }
 
 const API_VERSION: &str = "microagent.dev/v1alpha1";

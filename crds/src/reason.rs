@@ -43,6 +43,8 @@ reasons! {
     Waiting,
     /// Other work has the host's room now; this one is in the queue.
     Queued,
+    /// A node has room for the workspace and keeps it.
+    Scheduled,
     /// A stage is on its way.
     Progressing,
     /// Everything is as was asked for; nothing is left to do.
@@ -125,6 +127,12 @@ reasons! {
     OutOfMemory,
     /// A setup command failed.
     SetupFailed,
+    /// No node can take the workspace, or what it asks for may not be had in its namespace.
+    Unschedulable,
+    /// The room that a node kept for the workspace was taken away: by preemption, eviction or deletion of its reservation Pod.
+    ReservationLost,
+    /// The node is gone, or its agent does not answer any more.
+    NodeLost,
     /// The manifest cannot be read or is not valid.
     InvalidManifest,
     /// The manifest asks for something that this version cannot do.

@@ -11,6 +11,7 @@ use crate::{
     kernel::KernelSpec,
     lifecycle::Lifecycle,
     network::NetworkSpec,
+    placement::Placement,
     resources::{Resources, RootDisk},
     rules,
     secrets::{LocalObject, SecretSpec},
@@ -51,8 +52,10 @@ use crate::{
         .message("a workspace's name has at most 63 characters: it is the guest's host name")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("!has(oldSelf.nodeName) || (has(self.nodeName) && self.nodeName == oldSelf.nodeName)")
-    .message("`nodeName` cannot be changed once it is set: the machine and its disks are on that node").field_path(".nodeName"))]
+#[x_kube(validation = Rule::new("!has(oldSelf.nodeName) || (has(self.nodeName) && self.nodeName == oldSelf.nodeName) \
+    || (has(self.placement) && self.placement.onNodeLost == 'Reschedule')")
+    .message("`nodeName` cannot be changed once it is set: the machine and its disks are on that node; \
+    with `placement.onNodeLost: Reschedule` it can, and the workspace begins anew").field_path(".nodeName"))]
 pub struct WorkspaceSpec {
     /// The OCI image whose tree becomes the root disk: a reference (`registry/repository:tag`, `…@sha256:…`), or on the
     /// host `oci-layout:DIR[:tag]`, `oci-archive:FILE`, `docker-archive:FILE`.
@@ -147,7 +150,11 @@ pub struct WorkspaceSpec {
     /// When the workspace ends, and how.
     #[serde(default)]
     pub lifecycle: Lifecycle,
-    /// The node that owns the workspace (Kubernetes only). Cannot be changed once it is set.
+    /// Which nodes may take the workspace, and what follows when its node is lost (Kubernetes only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
+    /// The node that owns the workspace (Kubernetes only). Without it one is picked by the scheduler, as for a Pod. Cannot
+    /// be changed once it is set, unless `placement.onNodeLost` is `Reschedule`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub node_name: Option<String>,
@@ -180,6 +187,7 @@ impl WorkspaceSpec {
             health: None,
             outputs: Vec::new(),
             lifecycle: Lifecycle::default(),
+            placement: None,
             node_name: None,
         }
     }

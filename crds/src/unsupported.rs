@@ -114,6 +114,13 @@ pub const UNSUPPORTED: &[Unsupported] = &[
         },
     ),
     Unsupported {
+        field: "spec.placement",
+        values: "",
+        instead: "remove it: the workspaces of a folder run on the host of that folder",
+        only: Some(Origin::Folder),
+        find: |s| field(s.placement.is_some(), "spec.placement"),
+    },
+    Unsupported {
         field: "spec.nodeName",
         values: "",
         instead: "remove it: the workspaces of a folder run on the host of that folder",

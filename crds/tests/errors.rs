@@ -213,6 +213,7 @@ fn what_cannot_be_done_yet_is_refused_by_name() {
             ("ports", with_spec("network:\n  ports: [{guestPort: 80}]")),
             ("egress", with_spec("network: {mode: Mediated, egress: {allow: [{host: example.com}]}}")),
             ("a probe over TLS", with_spec("health: {httpGet: {port: 443, scheme: HTTPS}}")),
+            ("placement", with_spec("placement: {onNodeLost: Reschedule}")),
             ("node", with_spec("nodeName: a")),
         ],
     );

@@ -6,7 +6,7 @@
 use std::{fs, path::Path};
 
 use kube::core::cel::{apply_defaults, compile_schema};
-use microagent_crds::{Workspace, WorkspaceSpec, generated::FILES, parse, schema, validate};
+use microagent_crds::{OnNodeLost, Placement, Workspace, WorkspaceSpec, generated::FILES, parse, schema, validate};
 use serde_json::{Value, json};
 
 fn walk(at: &str, schema: &Value, visit: &mut dyn FnMut(&str, &Value)) {
@@ -88,6 +88,14 @@ fn the_types_fill_in_what_the_schema_says() {
         json!({ "image": "a", "disks": [{ "name": "a", "mountPath": "/a", "source": { "empty": { "size": "1Gi" } } }] }),
         json!({ "image": "a", "network": { "mode": "Mediated", "ports": [{ "guestPort": 1 }], "egress": { "allow": [{ "host": "a" }] } } }),
         json!({ "image": "a", "health": { "httpGet": { "port": 1 } } }),
+        json!({ "image": "a", "placement": {} }),
+        json!({ "image": "a", "placement": { "nodeSelector": { "a": "b" }, "tolerations": [{ "key": "c" }], "affinity": {
+            "nodeAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": [
+                { "weight": 1, "preference": { "matchFields": [{ "key": "metadata.name", "operator": "In", "values": ["n1"] }] } }
+            ] },
+            "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [
+                { "topologyKey": "zone", "labelSelector": { "matchLabels": { "a": "b" } }, "namespaceSelector": {} }
+            ] } } } }),
     ] {
         let by_schema = apply_defaults(&schema::openapi()["properties"]["spec"], &spec);
         let by_types: WorkspaceSpec = serde_json::from_value(spec).unwrap();
@@ -109,6 +117,12 @@ fn a_node_once_set_stays() {
     for changed in [Some("n2"), None] {
         let broken = validate::validate(&on(changed), Some(&on(Some("n1")))).unwrap_err();
         assert_eq!(broken[0].path, "spec.nodeName");
+    }
+    for mode in [OnNodeLost::Report, OnNodeLost::Reschedule] {
+        let mut moved = on(Some("n2"));
+        moved.spec.placement = Some(Placement { on_node_lost: mode, ..Placement::default() });
+        let verdict = validate::validate(&moved, Some(&on(Some("n1"))));
+        assert_eq!(verdict.is_ok(), mode == OnNodeLost::Reschedule, "{verdict:?}");
     }
     let long = Workspace::new(&"a".repeat(64), WorkspaceSpec::new("b"));
     assert!(validate::validate(&long, None).unwrap_err()[0].message.contains("63"));

@@ -1,8 +1,6 @@
 //! The whole controller as JSON, for bug reports. Names, UIDs, codes and times; nothing that stood in a manifest beside the names,
 //! so no messages of problems either: they quote manifests.
 
-use std::sync::PoisonError;
-
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -88,7 +86,6 @@ struct Refused {
 pub(super) fn render(admin: &Admin) -> serde_json::Result<String> {
     let times = admin.queue.times();
     let now = Instant::now();
-    let desired = admin.desired.lock().unwrap_or_else(PoisonError::into_inner);
     let workspace = |record: &Record| Workspace {
         key: record.key.to_string(),
         uid: record.uid.clone(),
@@ -104,12 +101,14 @@ pub(super) fn render(admin: &Admin) -> serde_json::Result<String> {
         halt_asked_at: record.memory.halt.as_ref().map(|halt| halt.at),
         next_pass_in_seconds: times.get(&record.key).map(|at| at.saturating_duration_since(now).as_secs_f64()),
     };
-    let workspaces = desired.iter().map(workspace).collect();
     let refused =
         |(key, problem): (&crate::Key, &crate::Problem)| Refused { key: key.to_string(), code: problem.code.clone() };
-    let rejected = desired.rejected().iter().map(refused).collect();
-    let unreadable = desired.unreadable().iter().map(refused).collect();
-    drop(desired);
+    let (mut workspaces, mut rejected, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
+    admin.roster.show(&mut |records, never_good| {
+        workspaces = records.iter().map(workspace).collect();
+        rejected = never_good.iter().map(refused).collect();
+        unreadable = records.unreadable().iter().map(refused).collect();
+    });
     let state = State {
         version: env!("CARGO_PKG_VERSION"),
         started_at: admin.started.0,

@@ -1,9 +1,9 @@
 //! What is answered, without a socket.
 
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 
 use super::*;
-use crate::{Paths, memory::Fault, source::FolderSource, world::JobSight};
+use crate::{Paths, desired::Desired, memory::Fault, source::FolderSource, world::JobSight};
 
 /// A host whose backend answers what is sent.
 struct FakeHost(Mutex<mpsc::Receiver<Result<&'static str, Fault>>>);

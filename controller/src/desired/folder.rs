@@ -12,7 +12,7 @@ use microagent_base::durable::{self, DurableError};
 
 use super::{GRACE_REPLACED, Wanted};
 use crate::{
-    Key, Paths, Problem, Record,
+    Key, Paths, Problem, Records,
     source::{DirId, Entry, Listing, Snapshot, duplicate},
 };
 
@@ -61,7 +61,7 @@ impl Folders {
     pub(super) fn take(
         &mut self,
         snapshot: Snapshot,
-        records: &BTreeMap<Key, Box<Record>>,
+        records: &Records,
         touched: &mut BTreeSet<Key>,
     ) -> Result<(), DurableError> {
         let dir = snapshot.dir.clone();
@@ -86,7 +86,7 @@ impl Folders {
             return Ok(());
         }
         // A directory that was just mounted or made again may still be filling up.
-        if !steady && records.values().any(|record| record.file.parent() == Some(&dir)) {
+        if !steady && records.iter().any(|record| record.file.parent() == Some(&dir)) {
             folder.replaced = true;
             return Ok(());
         }
@@ -152,7 +152,7 @@ impl Folders {
 }
 
 impl Folder {
-    fn compare(&mut self, snapshot: &Snapshot, records: &BTreeMap<Key, Box<Record>>, touched: &mut BTreeSet<Key>) {
+    fn compare(&mut self, snapshot: &Snapshot, records: &Records, touched: &mut BTreeSet<Key>) {
         let (old, new) = (self.listed.as_ref().map(|listed| &*listed.listing), &*snapshot.listing);
         if old.is_some_and(|old| std::ptr::eq(old, new)) {
             return;
@@ -165,7 +165,7 @@ impl Folder {
         }
         // What is wrong with a file matters to all that come from it.
         let told = |file: &Path| old.problems.get(file) != new.problems.get(file);
-        touched.extend(records.values().filter(|record| told(&record.file)).map(|record| record.key.clone()));
+        touched.extend(records.iter().filter(|record| told(&record.file)).map(|record| record.key.clone()));
         let since = |file: &PathBuf| self.bad_since.get(file).copied().unwrap_or(snapshot.at);
         self.bad_since = new.problems.keys().map(|file| (file.clone(), since(file))).collect();
     }

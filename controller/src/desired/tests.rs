@@ -1,6 +1,8 @@
 //! The rules of the store, fed by real folders on a clock of the test's own.
 
-use std::{os::unix::fs::symlink, time::Instant};
+use std::{fs, os::unix::fs::symlink, time::Instant};
+
+use microagent_base::durable;
 
 use super::*;
 use crate::source::{FolderSource, QUIET_UNANNOUNCED};
@@ -71,7 +73,7 @@ impl Fixture {
     }
 
     fn record(&self, name: &str) -> &Record {
-        self.desired.get(&key(name)).unwrap()
+        self.desired.records().get(&key(name)).unwrap()
     }
 
     fn deleted(&self, name: &str) -> bool {
@@ -83,7 +85,7 @@ impl Fixture {
     }
 
     fn published(&self) -> Vec<FileProblem> {
-        let names = list(&self.paths.file_problems()).unwrap();
+        let names = crate::records::list(&self.paths.file_problems()).unwrap();
         names.iter().map(|name| durable::read_json(&self.paths.file_problems().join(name)).unwrap().unwrap()).collect()
     }
 }
@@ -315,7 +317,7 @@ fn a_folder_made_again_and_filled_slowly_deletes_nothing() {
     let mut t = with_a();
     t.write("user/b.yaml", &manifest("b", "one"));
     t.settle();
-    let before: Vec<_> = t.desired.iter().cloned().collect();
+    let before: Vec<_> = t.desired.records().iter().cloned().collect();
     fs::rename(t.path("user"), t.path("old")).unwrap();
     fs::create_dir(t.path("user")).unwrap();
     t.look();
@@ -324,7 +326,7 @@ fn a_folder_made_again_and_filled_slowly_deletes_nothing() {
         t.settle();
         t.after(Duration::from_secs(5));
     }
-    assert_eq!(t.desired.iter().cloned().collect::<Vec<_>>(), before);
+    assert_eq!(t.desired.records().iter().cloned().collect::<Vec<_>>(), before);
 }
 
 #[test]
@@ -474,14 +476,14 @@ fn many_new_manifests_are_records_on_the_disk_in_namespaces_of_their_own() {
     let all: Vec<String> = (0..150).map(text).collect();
     t.write("user/all.yaml", &all.join("---\n"));
     assert_eq!(t.settle().len(), 150);
-    let before: Vec<Record> = t.desired.iter().cloned().collect();
+    let before: Vec<Record> = t.desired.records().iter().cloned().collect();
     assert_eq!(before.len(), 150);
     t.restart();
-    assert_eq!(t.desired.iter().cloned().collect::<Vec<_>>(), before);
+    assert_eq!(t.desired.records().iter().cloned().collect::<Vec<_>>(), before);
     assert!(t.settle().is_empty());
     t.write("user/all.yaml", &all.join("---\n").replace("one", "two"));
     assert_eq!(t.settle().len(), 150);
-    assert!(t.desired.iter().all(|record| record.generation == 2));
+    assert!(t.desired.records().iter().all(|record| record.generation == 2));
 }
 
 #[test]
@@ -555,7 +557,7 @@ fn a_manifest_that_never_was_good_is_told_by_its_name_or_else_by_its_file_until_
     t.write("user/a.yaml", &manifest("a", "[1]"));
     t.write("user/b.yaml", "b: [");
     t.settle();
-    assert_eq!(t.desired.iter().count(), 0);
+    assert_eq!(t.desired.records().iter().count(), 0);
     assert_eq!(t.desired.rejected().keys().cloned().collect::<Vec<_>>(), [key("a")]);
     let files: Vec<_> = t.published().into_iter().map(|problem| problem.file).collect();
     assert_eq!(files, [t.path("user/b.yaml")]);
@@ -605,19 +607,19 @@ fn a_forgotten_workspace_is_gone_also_after_a_restart() {
     t.look();
     t.after(GRACE);
     assert!(!t.desired.forget(&key("a"), Timestamp::UNIX_EPOCH).unwrap());
-    assert!(t.desired.get(&key("a")).is_none());
+    assert!(t.desired.records().get(&key("a")).is_none());
     assert!(!t.paths.workspaces().join("default").exists());
     t.restart();
     t.settle();
-    assert_eq!(t.desired.iter().count(), 0);
+    assert_eq!(t.desired.records().iter().count(), 0);
 }
 
 #[test]
 fn a_record_is_written_only_when_it_changes() {
     let mut t = with_a();
-    assert!(!t.desired.update(&key("a"), |_| {}).unwrap());
-    assert!(!t.desired.update(&key("nobody"), |_| {}).unwrap());
-    assert!(t.desired.update(&key("a"), |record| record.memory.setup_complete = true).unwrap());
+    assert!(!t.desired.records_mut().update(&key("a"), |_| {}).unwrap());
+    assert!(!t.desired.records_mut().update(&key("nobody"), |_| {}).unwrap());
+    assert!(t.desired.records_mut().update(&key("a"), |record| record.memory.setup_complete = true).unwrap());
     assert!(t.on_disk("a").unwrap().memory.setup_complete);
 }
 
@@ -633,8 +635,8 @@ fn an_unreadable_record_is_named_and_hinders_no_other_and_is_not_replaced() {
     t.restart();
     t.settle();
     assert!(!temporary.exists());
-    assert!(t.desired.get(&key("b")).is_some() && t.desired.get(&key("a")).is_none());
-    assert!(t.desired.unreadable()[&key("a")].message.contains("default/a.json"));
+    assert!(t.desired.records().get(&key("b")).is_some() && t.desired.records().get(&key("a")).is_none());
+    assert!(t.desired.records().unreadable()[&key("a")].message.contains("default/a.json"));
     assert_eq!(fs::read(&path).unwrap(), b"{");
     assert_eq!(t.published()[0].file, t.path("user/a.yaml"));
 }
@@ -644,7 +646,7 @@ fn what_is_no_directory_of_records_is_passed_over_but_one_that_cannot_be_listed_
     let mut t = with_a();
     fs::write(t.paths.workspaces().join("stray"), "").unwrap();
     t.restart();
-    assert!(t.desired.get(&key("a")).is_some());
+    assert!(t.desired.records().get(&key("a")).is_some());
     symlink("loop", t.paths.workspaces().join("loop")).unwrap();
     assert!(Desired::load(&t.paths, [t.path("user")]).is_err(), "its records would be taken for lost");
 }
@@ -654,7 +656,7 @@ fn a_record_under_another_name_is_not_taken() {
     let mut t = with_a();
     fs::copy(t.paths.record(&key("a")), t.paths.record(&key("b"))).unwrap();
     t.restart();
-    assert!(t.desired.unreadable()[&key("b")].message.contains("of workspace default/a"));
+    assert!(t.desired.records().unreadable()[&key("b")].message.contains("of workspace default/a"));
 }
 
 #[test]
@@ -670,7 +672,7 @@ fn what_cannot_be_written_does_not_count_and_is_tried_again() {
     let applied = t.desired.apply(t.sources[0].scan(t.now), Timestamp::UNIX_EPOCH);
     assert_eq!(applied.failures.len(), 1);
     assert_eq!(applied.changed, [key("c")]);
-    assert!(t.desired.get(&key("b")).is_none());
+    assert!(t.desired.records().get(&key("b")).is_none());
     fs::remove_dir(&path).unwrap();
     assert_eq!(t.look().changed, [key("b")]);
 }

@@ -25,7 +25,7 @@ pub enum Effect {
 
 /// Every field of a spec; what is within a field has the effect of the field. Health probe and outputs are told to the guest at its
 /// start, so they need another one.
-const FIELDS: [(&str, Effect); 23] = [
+const FIELDS: [(&str, Effect); 24] = [
     ("image", Effect::Restart),
     ("imagePullPolicy", Effect::InPlace),
     ("imagePullSecrets", Effect::InPlace),
@@ -48,6 +48,7 @@ const FIELDS: [(&str, Effect); 23] = [
     ("health", Effect::Restart),
     ("outputs", Effect::Restart),
     ("lifecycle", Effect::InPlace),
+    ("placement", Effect::InPlace),
     ("nodeName", Effect::InPlace),
 ];
 
@@ -265,6 +266,13 @@ mod tests {
                 {"terminationGracePeriodSeconds": 1},
                 {"expiresAt": "2027-01-31T12:00:00Z", "onDelete": "Retain", "idleTimeoutSeconds": 5},
             ]),
+            "placement" => json!([
+                null,
+                {},
+                {"nodeSelector": {"a": "b"}, "onNodeLost": "Reschedule"},
+                {"tolerations": [{"key": "a", "operator": "Exists"}], "priorityClassName": "a", "schedulerName": "b"},
+                {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}}},
+            ]),
             "nodeName" => json!([null, "a", "b"]),
             other => panic!("no samples of {other}"),
         };
@@ -314,6 +322,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A version that hashed the same spec to something else would want every machine started anew.
+    #[test]
+    fn a_new_field_does_not_change_the_hash_of_what_runs() {
+        let spec = WorkspaceSpec::new("debian");
+        assert_eq!(machine_hash(&spec), "f651f1f9d29b12a025e181d4705ef0c5f634e3e92d2dde8abf40e895dc6501bd");
+        let placed = WorkspaceSpec { placement: Some(microagent_crds::Placement::default()), ..spec.clone() };
+        assert_eq!(machine_hash(&placed), machine_hash(&spec));
     }
 
     #[test]

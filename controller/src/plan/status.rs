@@ -33,7 +33,7 @@ struct View<'a> {
     phase: Phase,
     generation: i64,
     running_generation: Option<i64>,
-    told: [(ConditionType, Told<'a>); ConditionType::ALL.len()],
+    told: [(ConditionType, Told<'a>); ConditionType::OF_HOST.len()],
     digest: Option<&'a str>,
     kernel: Option<&'a KernelFacts>,
     backend: Option<Backend>,
@@ -92,8 +92,8 @@ impl<'a> View<'a> {
         status.phase == Some(self.phase)
             && status.observed_generation == Some(self.generation)
             && status.running_generation == self.running_generation
-            && status.conditions.len() == self.told.len()
-            && status.conditions.iter().zip(&self.told).all(|(known, (type_, told))| {
+            && hosts(status).count() == self.told.len()
+            && hosts(status).zip(&self.told).all(|(known, (type_, told))| {
                 known.type_ == *type_
                     && known.observed_generation == Some(self.generation)
                     && (known.status, known.reason, known.message.as_str()) == (told.0, told.1, &told.2)
@@ -148,6 +148,11 @@ impl<'a> View<'a> {
             timings,
         }
     }
+}
+
+/// The conditions of a status that are told here. In a cluster there may be another one, which is not touched.
+fn hosts(status: &WorkspaceStatus) -> impl Iterator<Item = &Condition> {
+    status.conditions.iter().filter(|condition| ConditionType::OF_HOST.contains(&condition.type_))
 }
 
 /// One condition; its time moves only when its status does.

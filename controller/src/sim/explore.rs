@@ -112,7 +112,7 @@ fn check_told(state: &State) {
     let Some(status) = state.records.status(&key("w")) else { return };
     let told = |type_| status.condition(type_).map(|condition| condition.status);
     let is = |type_| told(type_) == Some(ConditionStatus::True);
-    assert!(status.conditions.is_empty() || status.conditions.len() == ConditionType::ALL.len());
+    assert!(status.conditions.is_empty() || status.conditions.len() == ConditionType::OF_HOST.len());
     assert!(!(is(ConditionType::Stalled) && is(ConditionType::Reconciling)), "{status:#?}");
     assert!(!(is(ConditionType::Ready) && is(ConditionType::Reconciling)), "{status:#?}");
     assert!(!(is(ConditionType::Ready) && is(ConditionType::Stalled)), "{status:#?}");

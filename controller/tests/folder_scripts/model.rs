@@ -134,7 +134,7 @@ impl Model {
     /// Judges what the look did.
     pub(crate) fn judge(&mut self, now: Instant, desired: &Desired, changed: &[Key]) -> Verdict {
         let records: BTreeMap<Key, Record> =
-            desired.iter().map(|record| (record.key.clone(), record.clone())).collect();
+            desired.records().iter().map(|record| (record.key.clone(), record.clone())).collect();
         for (key, before) in &self.records {
             let Some(record) = records.get(key) else { return Err(format!("{key} is gone without a tombstone")) };
             if (record != before) != changed.contains(key) {

@@ -115,9 +115,12 @@ impl Player {
     /// What is on the disk is what is in memory.
     fn compare_disk(&self) -> Verdict {
         let again = Desired::load(&self.paths, self.dirs.clone()).map_err(|e| e.to_string())?;
-        if !again.iter().eq(self.desired.iter()) || !again.unreadable().is_empty() {
-            let disk: Vec<_> = again.iter().collect();
-            return Err(format!("on the disk: {disk:#?}\nin memory: {:#?}", self.desired.iter().collect::<Vec<_>>()));
+        if !again.records().iter().eq(self.desired.records().iter()) || !again.records().unreadable().is_empty() {
+            let disk: Vec<_> = again.records().iter().collect();
+            return Err(format!(
+                "on the disk: {disk:#?}\nin memory: {:#?}",
+                self.desired.records().iter().collect::<Vec<_>>()
+            ));
         }
         Ok(())
     }
@@ -462,14 +465,14 @@ impl Player {
     }
 
     pub(crate) fn forget(&mut self, key: &Key) -> Verdict {
-        if self.desired.get(key).is_none_or(|record| record.deleted_at.is_none()) {
+        if self.desired.records().get(key).is_none_or(|record| record.deleted_at.is_none()) {
             return Ok(());
         }
         let reborn = self.desired.forget(key, Timestamp::UNIX_EPOCH).map_err(|e| e.to_string())?;
-        if reborn != self.desired.get(key).is_some() {
+        if reborn != self.desired.records().get(key).is_some() {
             return Err(format!("{key} made anew: {reborn}, but it is not so"));
         }
-        self.model.forgotten(key, self.desired.get(key))?;
+        self.model.forgotten(key, self.desired.records().get(key))?;
         self.compare_disk()
     }
 

@@ -18,13 +18,13 @@ use crate::{
 /// Status, reason and message of a condition.
 pub(super) type Told<'a> = (ConditionStatus, Reason, Cow<'a, str>);
 
-/// All conditions, in the order of [`ConditionType::ALL`].
+/// All conditions, in the order of [`ConditionType::OF_HOST`].
 pub(super) fn told<'a>(
     input: &Input<'a>,
     memory: &'a Notes<'_>,
     decision: &'a Decision,
     running: Option<&'a Machine>,
-) -> [(ConditionType, Told<'a>); ConditionType::ALL.len()] {
+) -> [(ConditionType, Told<'a>); ConditionType::OF_HOST.len()] {
     let observed = input.observed;
     let stalled = stalled(input, memory, decision);
     let ready = ready(input, memory, decision, &stalled);
