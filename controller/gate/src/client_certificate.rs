@@ -174,3 +174,64 @@ fn subject(certificate: &CertificateDer<'_>) -> Result<User, String> {
     }
     Ok(User { name: name.to_owned(), groups, ..User::default() })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::future::{BoxFuture, ready};
+    use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+    use tokio_rustls::rustls::crypto::aws_lc_rs;
+
+    use super::*;
+    use crate::review::{Access, Decision};
+
+    /// A cluster that has had its present CA for no longer than since the last look.
+    struct Rotated(String, AtomicUsize);
+
+    impl Reviews for Rotated {
+        fn authenticate<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<User>, ReviewError>> {
+            Box::pin(ready(Ok(None)))
+        }
+
+        fn authorise<'a>(&'a self, _: &'a User, _: &'a Access) -> BoxFuture<'a, Result<Decision, ReviewError>> {
+            Box::pin(ready(Ok(Decision::Allowed)))
+        }
+
+        fn client_ca(&self) -> BoxFuture<'_, Result<Option<String>, ReviewError>> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            Box::pin(ready(Ok(Some(self.0.clone()))))
+        }
+    }
+
+    /// The PEM of a CA, and a certificate of a user that it signed.
+    fn ca() -> (String, CertificateDer<'static>) {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        let mut user = CertificateParams::new(Vec::new()).unwrap();
+        user.distinguished_name.push(DnType::CommonName, "jane");
+        user.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let signed = user.signed_by(&KeyPair::generate().unwrap(), &Issuer::new(params, key)).unwrap();
+        (pem, signed.der().clone())
+    }
+
+    #[tokio::test]
+    async fn another_ca_counts_as_soon_as_a_certificate_asks_for_it() {
+        let (before, now) = (ca(), ca());
+        let cluster = Rotated(now.0, AtomicUsize::new(0));
+        let known = ClientCa::new(Arc::new(aws_lc_rs::default_provider()));
+        let verifier = known.verifier(&before.0);
+        // Read just now: a stranger must not make the gate read it each time.
+        *known.lock() = Some(Known { read: Instant::now(), verifier: verifier.clone() });
+        assert!(matches!(known.user(&cluster, &[now.1.clone()]).await, Err(NoUser::Refused(_))));
+        assert_eq!(cluster.1.load(Ordering::Relaxed), 0);
+        *known.lock() = Some(Known { read: Instant::now() - REREAD, verifier });
+        assert!(known.user(&cluster, std::slice::from_ref(&before.1)).await.is_ok());
+        assert_eq!(cluster.1.load(Ordering::Relaxed), 0, "what is known is enough");
+        assert_eq!(known.user(&cluster, &[now.1]).await.unwrap().name, "jane");
+        assert!(matches!(known.user(&cluster, &[before.1]).await, Err(NoUser::Refused(_))));
+        assert_eq!(cluster.1.load(Ordering::Relaxed), 1);
+    }
+}
