@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+pub mod cluster;
 pub mod fake;
 pub mod host;
 pub mod image_fixture;

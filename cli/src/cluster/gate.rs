@@ -270,7 +270,16 @@ mod tests {
             failure.to_string()
         })
         .collect();
-        insta::assert_snapshot!(failures.join("\n"), @"");
+        insta::assert_snapshot!(failures.join("\n"), @r"
+        workspace web is on no node yet: Unschedulable: 0/3 nodes are available: 3 Insufficient memory.
+          help: see `microagent describe web`
+        workspace web is on no node yet: Pending: it waits for a node
+          help: see `microagent describe web`
+        the agent of node node-7 has not taken workspace web up yet
+          help: see `kubectl -n microagent-system get pods -o wide`, and see `microagent describe web`
+        workspace web is on no node yet
+          help: see `microagent describe web`
+        ");
         assert_eq!(node_of(&key(), &json!({"status": {"nodeName": "node-1"}})).unwrap(), "node-1");
     }
 
@@ -293,7 +302,18 @@ mod tests {
         .into_iter()
         .map(|(gate, certificate)| told("node-1", gate, certificate).unwrap_err().to_string())
         .collect();
-        insta::assert_snapshot!(failures.join("\n"), @"");
+        insta::assert_snapshot!(failures.join("\n"), @r#"
+        the agent of node node-1 tells no way to it: the annotation microagent.dev/gate is missing
+          help: it is not up, or too old; see `kubectl -n microagent-system get pods -o wide`
+        the agent of node node-1 tells no way to it: the annotation microagent.dev/gate-certificate is missing
+          help: it is not up, or too old; see `kubectl -n microagent-system get pods -o wide`
+        node node-1 has "http://10.0.0.7:9443" as annotation microagent.dev/gate, which leads nowhere
+          help: its agent writes it anew when it is restarted
+        node node-1 has "https://10.0.0.7" as annotation microagent.dev/gate, which leads nowhere
+          help: its agent writes it anew when it is restarted
+        node node-1 has "sha256:00" as annotation microagent.dev/gate-certificate, which leads nowhere
+          help: its agent writes it anew when it is restarted
+        "#);
     }
 
     #[test]
@@ -314,6 +334,23 @@ mod tests {
             format!("{failure}\n  exit {}", failure.report())
         })
         .collect();
-        insta::assert_snapshot!(told.join("\n"), @"");
+        insta::assert_snapshot!(told.join("\n"), @r#"
+        the agent of node node-1 does not know who asks: the bearer token is not valid in this cluster
+          help: it takes tokens of this cluster and certificates of its client CA: log in anew, or use another context
+          exit 1
+        workspaces.microagent.dev "web" is forbidden: User "joe" cannot create …
+          help: ask for the right to create workspaces/exec of the API group microagent.dev in namespace team
+          exit 1
+        workspace web in namespace team has no machine on this node
+          help: it may have moved or just begun; see `microagent describe web`
+          exit 75
+        workspace web in namespace team is not running: its phase is Halted
+          help: see `microagent describe web`
+          exit 1
+        the API server did not answer
+          exit 75
+        the agent of node node-1 answered with the HTTP status 502
+          exit 1
+        "#);
     }
 }

@@ -10,7 +10,8 @@ const MAX_MS: u64 = 300_000;
 /// Full jitter: the wait before attempt `count` (from 1) is drawn evenly from half a second to `min(5 min, 1 s · 2^(count-1))`, so
 /// that workspaces that failed together do not come back together. `seed` decides the draw: the same workspace and the
 /// same count give the same wait, which keeps `plan` a function.
-pub(crate) fn next_attempt(now: Timestamp, count: u32, seed: &str) -> Timestamp {
+#[must_use]
+pub fn next_attempt(now: Timestamp, count: u32, seed: &str) -> Timestamp {
     let bound =
         BASE_MS.saturating_mul(1u64.checked_shl(count.saturating_sub(1).min(20)).unwrap_or(u64::MAX)).min(MAX_MS);
     let least = BASE_MS / 2;

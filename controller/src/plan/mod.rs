@@ -6,7 +6,7 @@
 
 mod action;
 mod attend;
-mod backoff;
+pub mod backoff;
 pub mod change;
 mod decide;
 mod end;

@@ -1,0 +1,16 @@
+//! On a real Kubernetes control plane. Where its programs are missing every test here is skipped; `scripts/control-plane` builds them.
+
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
+mod control_plane;
+mod gate;
+mod parts;
+mod workspaces;
+
+use std::fs;
+
+/// A manifest of `manifests/examples`.
+fn example(name: &str) -> String {
+    let path = format!("{}/../manifests/examples/{name}", env!("CARGO_MANIFEST_DIR"));
+    fs::read_to_string(&path).expect("an example")
+}
