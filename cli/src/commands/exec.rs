@@ -88,13 +88,14 @@ pub(crate) fn no_answer(name: &str) -> Failure {
 /// Runs the command over a connection to the guest, with our input, output, terminal and signals, and gives its exit code.
 pub(crate) async fn converse(wire: Wire, exec: Exec, name: &str) -> Result<u8> {
     let (tty, stdin) = (exec.terminal.is_some(), exec.stdin);
+    // From before the command runs: once it does, no signal is ours alone.
+    let mut signals = Signals::listen()?;
     let started = tokio::task::spawn_blocking(move || Session::start(wire, exec, io::stdout(), io::stderr())).await?;
     let mut session = started.map_err(|e| Failure::new(format!("cannot reach the guest of workspace {name}: {e}")))?;
     let raw = if tty { Some(Raw::enter()?) } else { None };
     if stdin {
         session.feed(io::stdin());
     }
-    let mut signals = Signals::listen()?;
     let mut heard = 0;
     let end = loop {
         tokio::select! {
