@@ -225,7 +225,7 @@ mod tests {
         let verifier = known.verifier(&before.0);
         // Read just now: a stranger must not make the gate read it each time.
         *known.lock() = Some(Known { read: Instant::now(), verifier: verifier.clone() });
-        assert!(matches!(known.user(&cluster, &[now.1.clone()]).await, Err(NoUser::Refused(_))));
+        assert!(matches!(known.user(&cluster, std::slice::from_ref(&now.1)).await, Err(NoUser::Refused(_))));
         assert_eq!(cluster.1.load(Ordering::Relaxed), 0);
         *known.lock() = Some(Known { read: Instant::now() - REREAD, verifier });
         assert!(known.user(&cluster, std::slice::from_ref(&before.1)).await.is_ok());
