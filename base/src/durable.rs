@@ -227,4 +227,65 @@ mod tests {
         remove_file(&dir.path().join("no")).unwrap();
         remove_dir(&dir.path().join("no")).unwrap();
     }
+
+    #[test]
+    fn bytes_are_written_and_replaced_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for put in [write, replace] {
+            put(&path, b"long").unwrap();
+            put(&path, b"b").unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"b");
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_directory_is_made_private_with_its_parents() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        for _ in 0..2 {
+            private_dir(&path).unwrap();
+        }
+        for made in [&path, parent(&path)] {
+            assert_eq!(fs::metadata(made).unwrap().permissions().mode() & 0o777, 0o700);
+        }
+    }
+
+    #[test]
+    fn what_is_renamed_or_removed_is_no_longer_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        private_dir(&at("d")).unwrap();
+        write(&at("a"), b"a").unwrap();
+        rename(&at("a"), &at("d/b")).unwrap();
+        assert!(!at("a").exists() && fs::read(at("d/b")).unwrap() == b"a");
+        rename(&at("d/b"), &at("d/c")).unwrap();
+        remove_file(&at("d/c")).unwrap();
+        assert!(at("d").exists() && !at("d/c").exists());
+        write(&at("d/e"), b"e").unwrap();
+        remove_dir(&at("d")).unwrap();
+        assert!(!at("d").exists());
+    }
+
+    #[test]
+    fn an_error_tells_the_reason_of_the_system() {
+        let dir = tempfile::tempdir().unwrap();
+        let no = dir.path().join("no");
+        let kind = |result: Result<(), DurableError>| result.unwrap_err().io_kind();
+        assert_eq!(kind(rename(&no, &dir.path().join("b"))), Some(io::ErrorKind::NotFound));
+        assert_eq!(kind(sync_dir(&no)), Some(io::ErrorKind::NotFound));
+        assert_eq!(kind(write(&no.join("file"), b"")), Some(io::ErrorKind::NotFound));
+        assert_eq!(kind(read_json::<u8>(dir.path()).map(drop)), Some(io::ErrorKind::IsADirectory));
+        assert!(remove_file(dir.path()).is_err(), "a directory is not removed as a file");
+        write(&no, b"{").unwrap();
+        assert_eq!(kind(read_json::<u8>(&no).map(drop)), None);
+    }
+
+    #[test]
+    fn a_file_without_a_directory_is_in_the_working_directory() {
+        for (path, dir) in [("a", "."), ("/", "."), ("/a", "/"), ("a/b", "a")] {
+            assert_eq!(parent(Path::new(path)), Path::new(dir), "{path}");
+        }
+    }
 }

@@ -250,6 +250,7 @@ fn new_record(key: &Key, workspace: Arc<Workspace>, spec_hash: &str, file: &Path
         created_at: now,
         deleted_at: None,
         problem: None,
+        unreserved: None,
         memory: Memory::default(),
     }
 }

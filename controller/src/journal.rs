@@ -278,7 +278,7 @@ fn cut_torn_line(mut file: &File) -> io::Result<u64> {
 }
 
 /// At most `max` bytes of `text`, whole characters, with a mark where something is missing.
-fn cut(text: &str, max: usize) -> String {
+pub(crate) fn cut(text: &str, max: usize) -> String {
     const MARK: &str = "…";
     format!("{}{MARK}", &text[..text.floor_char_boundary(max - MARK.len())])
 }

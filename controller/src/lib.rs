@@ -8,8 +8,10 @@
 
 pub mod admin;
 pub mod desired;
+mod drive;
 pub mod journal;
 pub mod key;
+pub mod kubernetes;
 pub mod memory;
 pub mod metrics;
 pub mod observed;

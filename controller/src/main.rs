@@ -4,7 +4,11 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
-use microagent_controller::{AdminAddress, Options, Paths, run};
+use microagent_controller::{
+    AdminAddress, Options, Paths,
+    kubernetes::{self, NodeOptions},
+    run,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -20,6 +24,12 @@ struct Args {
     /// A folder with Workspace manifests; may be given several times. The managed folder of `microagent apply` is always watched.
     #[arg(long = "folder", value_name = "DIR")]
     folders: Vec<PathBuf>,
+    /// Serve this node of a cluster: the workspaces whose `spec.nodeName` it is, instead of those of folders.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["folders", "relist"])]
+    node_name: Option<String>,
+    /// The kubeconfig that leads to the API server. Without it: KUBECONFIG, the user's own, or the service account of the Pod.
+    #[arg(long, value_name = "FILE", requires = "node_name")]
+    kubeconfig: Option<PathBuf>,
     /// Where state is kept.
     #[arg(long, env = microagent_controller::paths::STATE_DIR_VARIABLE, value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -48,13 +58,18 @@ enum LogFormat {
 }
 
 fn main() -> anyhow::Result<()> {
-    let Args { folders, state_dir, cache_dir, relist, parallelism, admin, log_format } = Args::parse();
+    let Args { folders, node_name, kubeconfig, state_dir, cache_dir, relist, parallelism, admin, log_format } =
+        Args::parse();
     log(log_format);
     let mut options = Options::new(Paths::resolve(state_dir, cache_dir));
     options.folders = folders;
     options.relist = Duration::from_secs(relist);
     options.parallelism = parallelism.unwrap_or(options.parallelism);
     options.admin = admin;
+    let node = node_name.map(|node| {
+        let Options { paths, parallelism, admin, .. } = options.clone();
+        NodeOptions { paths, node, kubeconfig, parallelism, admin }
+    });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(async {
         let shutdown = CancellationToken::new();
@@ -67,7 +82,11 @@ fn main() -> anyhow::Result<()> {
             }
             stop.cancel();
         });
-        run(options, shutdown).await.map_err(anyhow::Error::from)
+        let ended = match node {
+            Some(node) => kubernetes::run(node, shutdown).await,
+            None => run(options, shutdown).await,
+        };
+        ended.map_err(anyhow::Error::from)
     })
 }
 

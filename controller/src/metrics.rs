@@ -46,6 +46,7 @@ use crate::{
 /// All metrics of one controller.
 pub struct Metrics {
     registry: Registry,
+    source: SourceKind,
     reconciles: ByLabel<(SourceKind, Outcome), Counter>,
     reconcile_duration: Histogram,
     active: Gauge,
@@ -94,6 +95,12 @@ impl Metrics {
     /// All of them, at zero.
     #[must_use]
     pub fn new() -> Self {
+        Self::of(SourceKind::Folder)
+    }
+
+    /// The same of a controller with this source.
+    #[must_use]
+    pub fn of(source: SourceKind) -> Self {
         let mut all = Registering(Registry::default());
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         all.0.register("microagent_build", "The version of the controller", version);
@@ -104,6 +111,7 @@ impl Metrics {
         );
         started.set(seconds_since_epoch(Timestamp::now()));
         Self {
+            source,
             reconciles: all.one(
                 "reconcile",
                 "Passes over one workspace, by how they ended",
@@ -286,6 +294,11 @@ impl Metrics {
         self.relists.get((reason,)).inc();
         self.relist_duration.observe(took.as_secs_f64());
         self.invalid.get((Invalid::File,)).set(gauge(files));
+        self.refused(workspaces);
+    }
+
+    /// So many workspaces have a manifest that is not taken.
+    pub fn refused(&self, workspaces: usize) {
         self.invalid.get((Invalid::Workspace,)).set(gauge(workspaces));
     }
 
@@ -340,7 +353,7 @@ impl Drop for Pass<'_> {
     fn drop(&mut self) {
         self.metrics.active.dec();
         self.metrics.reconcile_duration.observe(self.began.elapsed().as_secs_f64());
-        self.metrics.reconciles.get((SourceKind::Folder, self.outcome)).inc();
+        self.metrics.reconciles.get((self.metrics.source, self.outcome)).inc();
     }
 }
 

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::{
@@ -16,17 +17,29 @@ use tokio::{
 
 use crate::Key;
 
+/// Waits longer than [`FAR`] end together, at whole multiples of this: a host of thousands that are looked at every few minutes is woken
+/// every few seconds, and not for each of them.
+const TOGETHER: Duration = Duration::from_secs(4);
+const FAR: Duration = Duration::from_secs(60);
+
 /// The queue. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    began: Instant,
     state: Mutex<State>,
     /// Told when the earliest time may have changed.
     changed: Notify,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { began: Instant::now(), state: Mutex::default(), changed: Notify::new() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -72,8 +85,15 @@ impl Queue {
 
     /// Asks for `key` at `at`. An earlier time that was asked for already stays.
     pub fn add_at(&self, key: Key, at: Instant) {
-        self.shared.lock().add_at(key, at);
-        self.shared.changed.notify_waiters();
+        self.shared.add_at(key, at);
+    }
+
+    /// Asks for `key` after `wait`, or up to four seconds later where that is more than a minute.
+    pub fn add_in(&self, key: Key, wait: Duration) {
+        let at = Instant::now() + wait;
+        let since = at.saturating_duration_since(self.shared.began);
+        let late = Duration::from_nanos(u64::try_from(since.as_nanos() % TOGETHER.as_nanos()).unwrap_or(0));
+        self.add_at(key, if wait > FAR && !late.is_zero() { at + (TOGETHER - late) } else { at });
     }
 
     /// Takes back what was asked for `key`, for a workspace that is gone.
@@ -144,6 +164,19 @@ impl Shared {
         // No code that can panic runs under the lock, so a poisoned state is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Who waits for what is due first is woken only when that is another time now.
+    fn add_at(&self, key: Key, at: Instant) {
+        let is_first = {
+            let mut state = self.lock();
+            let earliest = state.waiting.first().map(|(at, ..)| *at);
+            state.add_at(key, at);
+            earliest.is_none_or(|earliest| at < earliest)
+        };
+        if is_first {
+            self.changed.notify_waiters();
+        }
+    }
 }
 
 impl State {
@@ -186,9 +219,8 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         if let Some(Some(at)) = state.working.remove(&self.key) {
-            state.add_at(self.key.clone(), at);
             drop(state);
-            self.shared.changed.notify_waiters();
+            self.shared.add_at(self.key.clone(), at);
         }
     }
 }
@@ -287,6 +319,23 @@ mod tests {
         tokio::time::advance(Duration::from_secs(61)).await;
         assert_eq!(queue.counts(), Counts { due: 3, waiting: 0, working: 1 });
         assert_eq!(queue.times().len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn long_waits_end_together_and_short_ones_when_they_were_asked_for() {
+        let queue = Queue::new();
+        let start = Instant::now();
+        tokio::time::advance(Duration::from_millis(700)).await;
+        for (name, wait) in [("a", 300_100), ("b", 302_900), ("c", 303_300), ("short", 59_900)] {
+            queue.add_in(key(name), Duration::from_millis(wait));
+        }
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            let lease = queue.next().await;
+            seen.push((lease.key().name.clone(), start.elapsed().as_millis()));
+        }
+        let expected = [("short", 60_600), ("a", 304_000), ("b", 304_000), ("c", 304_000)];
+        assert_eq!(seen, expected.map(|(name, at)| (name.to_owned(), at)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -133,7 +133,7 @@ impl<W: World, S: Sink, D: Store, J: Tell> Reconciler<W, S, D, J> {
         let _entered = span.enter();
         match again {
             Ok(Again::Now) => self.queue.add(key),
-            Ok(Again::At(at)) => self.queue.add_at(key, instant(self.world.now(), at)),
+            Ok(Again::At(at)) => self.queue.add_in(key, wait_until(self.world.now(), at)),
             Ok(Again::Never) => {}
             Err(error) => {
                 tracing::error!("{error}; trying again in {} s", BROKEN_STORE_WAIT.as_secs());
@@ -255,10 +255,9 @@ impl Drop for Fallback<'_> {
     }
 }
 
-/// The moment on tokio's clock. A wall clock that jumps moves one wait, not more.
-fn instant(now: Timestamp, at: Timestamp) -> Instant {
-    let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
-    Instant::now() + wait
+/// How long it is until then. A wall clock that jumps moves one wait, not more.
+fn wait_until(now: Timestamp, at: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(now)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -34,6 +34,9 @@ pub struct Record {
     /// Why the manifest as it is now is not the one that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,
+    /// Why its node has no room for it any more: what reserved the room is gone. The machine is not to run then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreserved: Option<String>,
     /// What `plan` remembers.
     #[serde(default)]
     pub memory: Memory,

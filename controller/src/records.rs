@@ -38,6 +38,12 @@ pub trait Roster: Send + Sync {
     fn show(&self, see: &mut dyn FnMut(&Records, &BTreeMap<Key, Problem>));
 }
 
+impl<R: Roster + ?Sized> Roster for std::sync::Arc<R> {
+    fn show(&self, see: &mut dyn FnMut(&Records, &BTreeMap<Key, Problem>)) {
+        R::show(self, see);
+    }
+}
+
 impl Records {
     /// Reads all records.
     ///

@@ -13,14 +13,16 @@ use microagent_base::{
     durable::DurableError,
     lock::{FileLock, LockError},
 };
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Paths,
     admin::{self, Admin, AdminAddress, AdminError, Health},
     desired::Desired,
+    drive::{self, Tasks, drive},
     journal::Journal,
+    kubernetes::{self, IdentityError},
     memory::Fault,
     metrics::Metrics,
     plan::MachineHashes,
@@ -29,15 +31,8 @@ use crate::{
     request,
     sink::{Sink as _, StatusFiles},
     source::{FolderSource, Hint, Snapshot, watch},
-    sweep::{self, Sweep},
     world::Host,
 };
-
-/// How many passes run at once. A pass waits for a supervisor now and then; few run for long.
-const PASSES: usize = 8;
-
-/// How long the lock of the state directory is tried for: `running` takes it for an instant to see whether it is free.
-const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The reconciler of one host.
 type HostReconciler = Reconciler<Arc<Host>, StatusFiles, Arc<Mutex<Desired>>, Mutex<Journal>>;
@@ -90,6 +85,20 @@ pub enum ControllerError {
     /// Something that every workspace needs is not there.
     #[error("{}", .0.message)]
     Host(Fault),
+    /// The state directory belongs elsewhere.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// No API server can be spoken to.
+    #[error("{0}")]
+    Cluster(String),
+    /// Another agent has the node.
+    #[error("another agent serves node {node}: {why}; end it, or give this one another --node-name")]
+    NodeTaken {
+        /// The node.
+        node: String,
+        /// How that is known.
+        why: String,
+    },
 }
 
 impl ControllerError {
@@ -101,6 +110,9 @@ impl ControllerError {
             Self::State(_) | Self::Lock(_) => "StateUnusable",
             Self::Admin(_) => "AdminUnusable",
             Self::Host(fault) => &fault.code,
+            Self::Identity(_) => "StateOfAnother",
+            Self::Cluster(_) => "ApiServerFailed",
+            Self::NodeTaken { .. } => "NodeTaken",
         }
     }
 }
@@ -121,10 +133,11 @@ pub fn running(paths: &Paths) -> Option<u32> {
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), ControllerError> {
     let Options { paths, folders, relist, parallelism, admin } = options;
     paths.create()?;
-    let _lock = lock(&paths).await?;
+    let _lock = drive::lock(&paths).await?;
+    kubernetes::refuse_for_folders(&paths)?;
     let listeners = admin::open(&admin, &paths).await?;
     let queue = Queue::new();
-    let (wake, mut woken) = mpsc::unbounded_channel();
+    let (wake, woken) = mpsc::unbounded_channel();
     let metrics = Arc::new(Metrics::new());
     let host = Arc::new(Host::open(&paths, parallelism, wake, &metrics).map_err(ControllerError::Host)?);
     let dirs = || std::iter::once(paths.manifests()).chain(folders.iter().cloned());
@@ -137,78 +150,18 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Co
         sink: StatusFiles::new(&paths),
         desired,
         journal: Mutex::new(Journal::open(&paths.journal())?),
-        queue: queue.clone(),
+        queue,
         metrics,
         machine_hashes: MachineHashes::default(),
     });
-
     let mut sources = vec![FolderSource::managed(paths.manifests())];
     sources.extend(folders.iter().map(FolderSource::new));
     let (hints, hinted) = mpsc::channel(1);
-    let tasks = TaskTracker::new();
-    tasks.spawn(stop_with(shutdown.clone(), watch(watched, hints, relist)));
-    tasks
-        .spawn(stop_with(shutdown.clone(), follow(sources, hinted, paths.clone(), reconciler.clone(), health.clone())));
-    for listener in listeners {
-        tasks.spawn(stop_with(shutdown.clone(), admin::serve(admin.clone(), listener)));
-    }
-    tasks.spawn(stop_with(shutdown.clone(), sweep(reconciler.clone())));
-    let waker = queue.clone();
-    tasks.spawn(stop_with(shutdown.clone(), async move {
-        while let Some(key) = woken.recv().await {
-            waker.add(key);
-        }
-    }));
-
-    let slots = Arc::new(Semaphore::new(PASSES));
-    loop {
-        let lease = tokio::select! {
-            () = shutdown.cancelled() => break,
-            lease = health.heartbeat.while_waiting(queue.next()) => lease,
-        };
-        let Ok(slot) = health.heartbeat.while_waiting(slots.clone().acquire_owned()).await else { break };
-        let reconciler = reconciler.clone();
-        tasks.spawn(async move {
-            reconciler.pass(lease).await;
-            drop(slot);
-        });
-    }
-    // Passes under way end; their effects are short or resumable.
-    tasks.close();
-    tasks.wait().await;
+    let tasks = Tasks::new(shutdown);
+    tasks.spawn(watch(watched, hints, relist));
+    tasks.spawn(follow(sources, hinted, paths, reconciler.clone(), health.clone()));
+    drive(reconciler, health, (admin, listeners), woken, tasks).await;
     Ok(())
-}
-
-async fn lock(paths: &Paths) -> Result<FileLock, ControllerError> {
-    let deadline = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match FileLock::try_exclusive(&paths.lock()) {
-            Ok(lock) => return Ok(lock),
-            Err(LockError::Held { .. }) if Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            Err(LockError::Held { holder, .. }) => {
-                return Err(ControllerError::Locked { state: paths.state.clone(), holder });
-            }
-            Err(e) => return Err(ControllerError::Lock(e)),
-        }
-    }
-}
-
-/// Looks for machines that belong to no workspace, for as long as the controller runs.
-async fn sweep(reconciler: Arc<HostReconciler>) {
-    let mut sweep = Sweep::default();
-    loop {
-        tokio::time::sleep(sweep::INTERVAL).await;
-        sweep.look(&reconciler.world, &*reconciler.desired).await;
-    }
-}
-
-async fn stop_with(shutdown: CancellationToken, work: impl Future<Output = ()>) {
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = work => {}
-    }
 }
 
 /// Lists the folders when hinted at or when it is time, and queues what changed. The first listing queues everything.

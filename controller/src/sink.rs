@@ -227,6 +227,18 @@ fn object(record: &Record, status: &WorkspaceStatus) -> Workspace {
 
 /// The object of a manifest that was never good.
 fn rejected_object(key: &Key, problem: &Problem, previous: &WorkspaceStatus) -> Workspace {
+    let mut object = Workspace::new(&key.name, WorkspaceSpec::new(String::new()));
+    object.metadata.namespace = Some(key.namespace.clone());
+    object.status = Some(rejected_status(problem, None, previous));
+    object
+}
+
+/// The status of a manifest that was never good.
+pub(crate) fn rejected_status(
+    problem: &Problem,
+    generation: Option<i64>,
+    previous: &WorkspaceStatus,
+) -> WorkspaceStatus {
     let reason = match Reason::from_code(&problem.code) {
         Reason::Unknown => Reason::InvalidManifest,
         known => known,
@@ -239,22 +251,20 @@ fn rejected_object(key: &Key, problem: &Problem, previous: &WorkspaceStatus) -> 
             status,
             reason,
             message: problem.message.clone(),
-            observed_generation: None,
+            observed_generation: generation,
             last_transition_time: known.map_or(Time(now), |known| known.last_transition_time.clone()),
         }
     };
-    let mut object = Workspace::new(&key.name, WorkspaceSpec::new(String::new()));
-    object.metadata.namespace = Some(key.namespace.clone());
-    object.status = Some(WorkspaceStatus {
+    WorkspaceStatus {
         phase: Some(Phase::Failed),
+        observed_generation: generation,
         conditions: vec![
             condition(ConditionType::Reconciling, ConditionStatus::False),
             condition(ConditionType::Stalled, ConditionStatus::True),
             condition(ConditionType::Ready, ConditionStatus::False),
         ],
         ..WorkspaceStatus::default()
-    });
-    object
+    }
 }
 
 #[cfg(test)]
@@ -286,6 +296,7 @@ mod tests {
                 created_at: Timestamp::UNIX_EPOCH,
                 deleted_at: None,
                 problem: None,
+                unreserved: None,
                 memory: Memory::default(),
             };
             Self { files: StatusFiles::new(&paths), _root: root, paths, record }
@@ -373,15 +384,37 @@ mod tests {
         t.files.publish_rejected(&BTreeMap::from([(bad.clone(), problem(3))])).unwrap();
         let read = || durable::read_json::<Workspace>(&t.paths.object(&bad)).unwrap();
         let first = read().unwrap().status.unwrap();
-        assert!(first.is_true(ConditionType::Stalled));
+        assert!(first.is_true(ConditionType::Stalled) && first.phase == Some(Phase::Failed));
+        let since = "2026-01-02T03:04:05Z";
+        let path = t.paths.object(&bad);
+        let time = first.condition(ConditionType::Stalled).unwrap().last_transition_time.0.to_string();
+        fs::write(&path, fs::read_to_string(&path).unwrap().replace(&time, since)).unwrap();
         let files = StatusFiles::new(&t.paths);
         files.publish_rejected(&BTreeMap::from([(bad.clone(), problem(4))])).unwrap();
         let second = read().unwrap().status.unwrap();
         let stalled = second.condition(ConditionType::Stalled).unwrap();
         assert_eq!(stalled.message, "line 4");
-        assert_eq!(stalled.last_transition_time, first.condition(ConditionType::Stalled).unwrap().last_transition_time);
+        assert_eq!(stalled.last_transition_time.0.to_string(), since, "it stalls since then");
         StatusFiles::new(&t.paths).publish_rejected(&BTreeMap::new()).unwrap();
         assert!(read().is_none());
         assert!(t.paths.object(&t.record.key).exists(), "what is no rejection stays");
+    }
+
+    #[test]
+    fn an_object_is_of_its_record_until_the_record_changes() {
+        let t = Fixture::new();
+        let made_from = MadeFrom::of(&t.record);
+        assert!(made_from.is(&t.record.clone()));
+        let changes: [fn(&mut Record); 4] = [
+            |record| record.uid.push('2'),
+            |record| record.generation += 1,
+            |record| record.deleted_at = Some(Timestamp::UNIX_EPOCH),
+            |record| record.workspace = Workspace::clone(&record.workspace).into(),
+        ];
+        for change in changes {
+            let mut record = t.record.clone();
+            change(&mut record);
+            assert!(!made_from.is(&record));
+        }
     }
 }

@@ -227,6 +227,8 @@ reasons! {
     PermissionDenied,
     /// A file or disk of the host failed.
     HostError,
+    /// The API server cannot be reached, or refuses what the node's agent asks of it.
+    ApiServerFailed,
     /// The way to Ready took longer than `lifecycle.progressDeadlineSeconds`.
     ProgressDeadlineExceeded,
     /// The work was given up because nobody wants it any more.

@@ -161,12 +161,22 @@ impl Host {
     /// # Panics
     /// When it cannot be started.
     pub fn start_controller_with(&mut self, change: impl FnOnce(&mut Command)) {
+        let folder = self.folder();
+        self.start_agent_with(|command| {
+            command.arg("--folder").arg(folder).args(["--relist", "1"]);
+            change(command);
+        });
+    }
+
+    /// Starts the controller without a folder of its own; `change` says what it is to follow. Its log goes to the file
+    /// `controller.log`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_agent_with(&mut self, change: impl FnOnce(&mut Command)) {
         let log = File::options().create(true).append(true).open(self.dir.path().join("controller.log")).unwrap();
         let mut command = self.command("microagent-controller");
         command
-            .arg("--folder")
-            .arg(self.folder())
-            .args(["--relist", "1"])
             .env("MICROAGENT_LOG", "info,microagent_controller=debug")
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -180,4 +180,20 @@ mod tests {
         }
         assert_eq!(temporaries(dir.path()), 0);
     }
+
+    #[test]
+    fn what_may_not_have_been_flushed_counts_as_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        dirs(dir.path());
+        let (known, late) = (dir.path().join("0"), dir.path().join("late"));
+        let systems = FileSystems::open([known.as_path(), late.as_path()].into_iter());
+        fs::create_dir(&late).unwrap();
+        let mut flushed = systems.flush();
+        flushed.check(&known.join("a.json")).unwrap();
+        assert!(flushed.check(&late.join("a.json")).is_err(), "it was not there when writing began");
+        let device = fs::metadata(&known).unwrap().dev();
+        flushed.failed.insert(device, io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error()));
+        let error = flushed.check(&known.join("a.json")).unwrap_err();
+        assert_eq!(error.io_kind(), Some(io::ErrorKind::StorageFull));
+    }
 }

@@ -96,6 +96,8 @@ pub struct Health {
     /// Of the dispatcher.
     pub heartbeat: Heartbeat,
     folders: Mutex<Vec<Folder>>,
+    /// Why the API server's objects are not known yet.
+    awaited: Mutex<Option<String>>,
     source_ended: AtomicBool,
 }
 
@@ -116,8 +118,38 @@ impl Health {
         Self {
             heartbeat: Heartbeat::new(),
             folders: Mutex::new(dirs.into_iter().collect::<BTreeSet<PathBuf>>().into_iter().map(unseen).collect()),
+            awaited: Mutex::new(None),
             source_ended: AtomicBool::new(false),
         }
+    }
+
+    /// Of a node's agent: its objects were not listed yet.
+    #[must_use]
+    pub fn of_node(node: &str) -> Self {
+        let health = Self::new([]);
+        health.await_objects(format!("the workspaces of node {node} were not listed yet"));
+        health
+    }
+
+    /// The objects cannot be listed, and why. Once they were, it matters no more: what is known is kept up.
+    pub fn awaits(&self, why: String) {
+        let mut awaited = self.awaited();
+        if awaited.is_some() {
+            *awaited = Some(why);
+        }
+    }
+
+    /// The objects were listed.
+    pub fn listed(&self) {
+        *self.awaited() = None;
+    }
+
+    fn await_objects(&self, why: String) {
+        *self.awaited() = Some(why);
+    }
+
+    fn awaited(&self) -> MutexGuard<'_, Option<String>> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A folder was looked at.
@@ -182,7 +214,7 @@ impl Health {
             (None, Some(reason)) => Some(reason.clone()),
             (None, None) => Some(format!("folder {} was not listed yet", folder.dir.display())),
         };
-        self.lock().iter().filter_map(unready).collect()
+        self.lock().iter().filter_map(unready).chain(self.awaited().clone()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Folder>> {

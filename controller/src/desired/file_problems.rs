@@ -85,3 +85,55 @@ fn name(file: &Path) -> String {
     let digest = Digest::of(file.as_os_str().as_encoded_bytes());
     format!("{}-{}.json", plain.trim_start_matches('.'), digest.short())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    fn problem(message: &str) -> Problem {
+        Problem { code: "InvalidManifest".to_owned(), message: message.to_owned() }
+    }
+
+    /// What is published, by file name, with the inode of each.
+    fn published(dir: &Path) -> Vec<(String, u64, FileProblem)> {
+        let entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
+        let mut all: Vec<_> = entries
+            .map(|entry| {
+                let told: FileProblem = durable::read_json(&entry.path()).unwrap().unwrap();
+                (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().ino(), told)
+            })
+            .collect();
+        all.sort_by(|a, b| a.2.file.cmp(&b.2.file));
+        all
+    }
+
+    #[test]
+    fn the_problems_of_one_file_are_told_together_each_once_and_written_when_they_change() {
+        let root = tempfile::tempdir().unwrap();
+        let mut problems = FileProblems { dir: root.path().to_owned(), published: BTreeMap::new() };
+        let mut inodes = Vec::new();
+        for (told, message) in [(&["one", "two", "one"][..], "one\ntwo"), (&["two"], "two"), (&["two"], "two")] {
+            let file = PathBuf::from("/x/a.yaml");
+            assert!(problems.publish(told.iter().map(|told| (file.clone(), problem(told))).collect()).is_empty());
+            let [(_, inode, told)] = &published(root.path())[..] else { panic!("one file tells it") };
+            assert_eq!(told.problem.message, message);
+            inodes.push(*inode);
+        }
+        assert!(inodes[0] != inodes[1] && inodes[1] == inodes[2], "what stays is not written again");
+    }
+
+    #[test]
+    fn files_of_one_name_in_two_folders_are_told_apart_and_no_name_is_hidden() {
+        let root = tempfile::tempdir().unwrap();
+        let mut problems = FileProblems { dir: root.path().to_owned(), published: BTreeMap::new() };
+        let files = ["/x/a.yaml", "/y/a.yaml", "/z/.\u{e9}/.b c.yaml"].map(PathBuf::from);
+        assert!(problems.publish(files.iter().map(|file| (file.clone(), problem("one"))).collect()).is_empty());
+        let told = published(root.path());
+        assert_eq!(told.iter().map(|(_, _, told)| &told.file).collect::<Vec<_>>(), files.iter().collect::<Vec<_>>());
+        for ((name, ..), plain) in told.iter().zip(["a.yaml-", "a.yaml-", "bc.yaml-"]) {
+            assert!(name.starts_with(plain) && name.ends_with(".json"), "{name}");
+        }
+    }
+}

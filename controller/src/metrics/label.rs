@@ -52,6 +52,8 @@ macro_rules! label {
 pub enum SourceKind {
     /// A watched folder.
     Folder,
+    /// The API server of a cluster.
+    Kubernetes,
 }
 
 /// How a pass ended.
@@ -142,7 +144,7 @@ pub enum Invalid {
     Workspace,
 }
 
-label!(SourceKind, "source", Folder => "folder");
+label!(SourceKind, "source", Folder => "folder", Kubernetes => "kubernetes");
 label!(Outcome, "result",
     Settled => "settled", Acted => "acted", Awaiting => "awaiting",
     Failed => "failed", Superseded => "superseded", Gone => "gone",

@@ -25,6 +25,7 @@ fn record(name: &str) -> Record {
         created_at: Timestamp::UNIX_EPOCH,
         deleted_at: None,
         problem: None,
+        unreserved: None,
         memory: Memory::default(),
     }
 }

@@ -400,6 +400,7 @@ mod tests {
             created_at: jiff::Timestamp::UNIX_EPOCH,
             deleted_at: None,
             problem: None,
+            unreserved: None,
             memory: crate::memory::Memory::default(),
         }
     }

@@ -61,6 +61,8 @@ pub(super) enum Standing {
     Halted,
     /// No machine runs, for nothing used it.
     Idle,
+    /// No machine runs, for its node has no room reserved for it.
+    Unreserved,
     /// The workload ended well and is not to run again.
     Succeeded,
     /// The workload ended badly and is not to run again.
@@ -90,6 +92,7 @@ impl Standing {
             | Self::Making(_)
             | Self::Starting
             | Self::Probing
+            | Self::Unreserved
             | Self::Switching
             | Self::Ending
             | Self::Keeping
@@ -117,7 +120,7 @@ pub(super) fn decide(input: &Input<'_>, memory: &mut Notes<'_>) -> Decision {
     }
     restart::take(input, memory, running);
     if let Some(machine) = running {
-        if spec.run_policy == RunPolicy::Halted {
+        if spec.run_policy == RunPolicy::Halted || record.unreserved.is_some() {
             return halt::halt(input, memory, machine, HaltCause::Unwanted, Standing::Halting);
         }
         return attend(input, memory, machine);
@@ -148,6 +151,9 @@ pub(super) fn decide(input: &Input<'_>, memory: &mut Notes<'_>) -> Decision {
             return settled(input, Standing::Idle);
         }
         memory.to_mut().idle = None;
+    }
+    if record.unreserved.is_some() {
+        return settled(input, Standing::Unreserved);
     }
     start(input, memory)
 }

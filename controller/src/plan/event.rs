@@ -24,10 +24,13 @@ pub(super) fn transitions(previous: &WorkspaceStatus, status: &WorkspaceStatus) 
         let probed = before.is_some_and(|p| matches!(p.reason, Reason::Unhealthy | Reason::HealthUnknown));
         differs && (condition.reason != Reason::Healthy || probed)
     };
+    // What a person must act on is a warning, whichever condition tells it first.
+    let stalled =
+        status.condition(ConditionType::Stalled).filter(|stalled| stalled.is_true()).map(|stalled| stalled.reason);
     let mut events: Vec<Event> = Vec::new();
     for condition in status.conditions.iter().filter(changed).filter(|condition| is_news(condition)) {
-        let stalled = condition.type_ == ConditionType::Stalled;
-        let type_ = if stalled || is_fault(condition.reason) { EventType::Warning } else { EventType::Normal };
+        let warns = stalled == Some(condition.reason) || is_fault(condition.reason);
+        let type_ = if warns { EventType::Warning } else { EventType::Normal };
         // Several conditions may change for one reason: it is told once.
         if events.iter().all(|event| event.reason != condition.reason) {
             events.push(Event { type_, reason: condition.reason, message: condition.message.clone() });
@@ -49,15 +52,12 @@ fn is_news(condition: &Condition) -> bool {
     if dull || condition.status == ConditionStatus::Unknown {
         return false;
     }
-    match condition.type_ {
-        ConditionType::Reconciling => false,
-        ConditionType::Ready => condition.is_true() || matches!(condition.reason, Terminating | Halting | Restarting),
-        ConditionType::Stalled | ConditionType::RestartRequired => condition.is_true(),
-        _ => true,
-    }
+    condition.type_ != ConditionType::Ready
+        || condition.is_true()
+        || matches!(condition.reason, Terminating | Halting | Restarting)
 }
 
 /// Whether the reason is of something that went wrong. What is not on the way to what was asked for is.
-pub(super) fn is_fault(reason: Reason) -> bool {
+fn is_fault(reason: Reason) -> bool {
     reason == Reason::Unhealthy || reason as u32 >= Reason::WorkloadFailed as u32
 }

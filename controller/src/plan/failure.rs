@@ -58,14 +58,14 @@ pub(super) fn take_note(input: &Input<'_>, memory: &mut Notes<'_>) {
         Stage::Guest => present.is_some_and(|machine| machine.guest.workload_started_at.is_some()),
         Stage::Power => alive.is_none_or(|machine| super::attend::is_switched(input, machine)),
         Stage::Halt => alive.is_none(),
-        // Each is over with what it holds up: the next start, or the workspace itself.
+        // Each is over with what it holds up: the next start, or the removal, whose last step is to forget what was deleted.
         Stage::Outputs => {
             let kept = observed.kept_outputs.as_ref().map(|kept| &kept.boot_id);
             seen.is_none_or(|machine| machine.identity.as_ref().map(|identity| &identity.boot_id) == kept)
         }
         Stage::Delete => {
-            let wanted = input.record.deleted_at.is_none() && memory.expired.is_none();
-            wanted || (seen.is_none() && !observed.disks.any)
+            let is_left = seen.is_some() || observed.disks.any || observed.withdrawable;
+            input.record.deleted_at.is_none() && !is_left
         }
     };
     let over: Vec<Stage> =

@@ -33,7 +33,7 @@ pub(super) fn halt(
         return Decision::waiting(Standing::Retrying(Stage::Halt, failure.fault.clone()), failure.next_attempt);
     }
     // The clock was set back: what is in the future was now.
-    if memory.halt.as_ref().is_some_and(|halt| halt.at > now || halt.asked_at > now)
+    if memory.halt.as_ref().is_some_and(|halt| halt.asked_at > now)
         && let Some(halt) = &mut memory.to_mut().halt
     {
         halt.at = halt.at.min(now);

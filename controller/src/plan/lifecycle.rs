@@ -15,7 +15,7 @@ pub(super) fn take_note(input: &Input<'_>, memory: &mut Notes<'_>) {
     if memory.expired.as_ref().is_some_and(|expired| expired.generation != generation) {
         memory.to_mut().expired = None;
     }
-    if memory.expired.is_some() || input.record.deleted_at.is_some() {
+    if memory.expired.is_some() {
         return;
     }
     if let Some((at, message)) = end(input, memory)

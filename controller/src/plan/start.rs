@@ -52,11 +52,8 @@ fn pin_image(input: &Input<'_>, memory: &mut Notes<'_>) {
         memory.to_mut().image = None;
     }
     if let Work::Ready(image) = &input.observed.image {
-        let is_pinned = |pinned: &PinnedImage| pinned.reference == image.reference && pinned.digest == image.digest;
-        if !memory.image.as_ref().is_some_and(is_pinned) {
-            let pinned = PinnedImage { reference: image.reference.clone(), digest: image.digest.clone() };
-            memory.to_mut().image = Some(pinned);
-        }
+        let pinned = PinnedImage { reference: image.reference.clone(), digest: image.digest.clone() };
+        memory.to_mut().image = Some(pinned);
     }
 }
 

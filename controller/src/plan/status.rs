@@ -37,6 +37,7 @@ struct View<'a> {
     digest: Option<&'a str>,
     kernel: Option<&'a KernelFacts>,
     backend: Option<Backend>,
+    node: Option<&'a str>,
     boot_id: Option<&'a str>,
     restarts: Option<Restarts>,
     result: Option<&'a RunResult>,
@@ -65,6 +66,7 @@ impl<'a> View<'a> {
             digest: pinned.map(|pinned| pinned.digest.as_str()),
             kernel: observed.kernel.ready(),
             backend: backend.and_then(|name| backend_of(name)).or(input.previous.backend),
+            node: input.record.workspace.spec.node_name.as_deref(),
             boot_id: alive_boot.map(|boot| boot.id.as_str()),
             restarts: (memory.restarts.count > 0).then(|| Restarts {
                 count: memory.restarts.count,
@@ -101,7 +103,7 @@ impl<'a> View<'a> {
             && status.image.as_ref().map(|image| image.digest.as_str()) == self.digest
             && self.kernel.is_none_or(|k| kernel.is_some_and(|s| s.version == k.version && s.digest == k.digest))
             && status.backend == self.backend
-            && status.node_name.is_none()
+            && status.node_name.as_deref() == self.node
             && status.boot_id.as_deref() == self.boot_id
             && status.restarts == self.restarts
             && status.result.as_ref() == self.result
@@ -139,7 +141,7 @@ impl<'a> View<'a> {
                 None => previous.kernel.clone(),
             },
             backend: self.backend,
-            node_name: None,
+            node_name: self.node.map(str::to_owned),
             boot_id: self.boot_id.map(str::to_owned),
             restarts: self.restarts,
             result: self.result.cloned(),
@@ -203,7 +205,7 @@ fn phase(input: &Input<'_>, memory: &Notes<'_>, decision: &Decision) -> Phase {
             Some(_) if memory.finished.is_some() => Phase::Failed,
             _ => Phase::Halted,
         },
-        Standing::Retrying(..) => Phase::Pending,
+        Standing::Retrying(..) | Standing::Unreserved => Phase::Pending,
         Standing::Blind(_) => Phase::Unknown,
     }
 }

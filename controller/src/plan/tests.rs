@@ -1,10 +1,13 @@
 //! Whole lives of workspaces against `plan`, with a world of a few lines.
 
+mod events;
 mod failures;
 mod halts;
 mod lifecycle;
 mod power;
 mod runs;
+mod starts;
+mod status;
 
 use std::collections::BTreeMap;
 
@@ -53,6 +56,7 @@ impl Life {
                 created_at: Timestamp::UNIX_EPOCH,
                 deleted_at: None,
                 problem: None,
+                unreserved: None,
                 memory: Memory::default(),
             },
             observed: Observed {
@@ -72,7 +76,7 @@ impl Life {
         }
     }
 
-    /// What is decided, with the memory and the status that hold then.
+    /// What is decided, with the memory and the status that hold then. Neither is given unless it is another one.
     fn look(&self) -> Look {
         let fresh_boot_id = format!("boot-{}", self.boots + 1);
         let Plan { next, memory, status, events, wake } = plan(&Input {
@@ -83,6 +87,8 @@ impl Life {
             now: self.now,
             fresh_boot_id: &fresh_boot_id,
         });
+        assert_ne!(memory.as_ref(), Some(&self.record.memory));
+        assert_ne!(status.as_ref(), Some(&self.status));
         let (memory, status) =
             (memory.unwrap_or_else(|| self.record.memory.clone()), status.unwrap_or_else(|| self.status.clone()));
         Look { next, memory, status, events, wake }
@@ -96,6 +102,12 @@ impl Life {
         let Some(action) = next else { return false };
         self.act(&action);
         true
+    }
+
+    /// A pass after which the controller is killed before it can act.
+    fn pass_without_acting(&mut self) {
+        let Look { memory, status, .. } = self.look();
+        (self.record.memory, self.status) = (memory, status);
     }
 
     fn act(&mut self, action: &Action) {
@@ -226,6 +238,18 @@ impl Life {
 
     fn is(&self, type_: ConditionType) -> bool {
         self.status.is_true(type_)
+    }
+
+    /// What a condition would tell now: `False Waiting: the image comes first`.
+    fn tells(&self, type_: ConditionType) -> String {
+        let status = self.look().status;
+        let condition = status.condition(type_).unwrap();
+        format!("{:?} {}: {}", condition.status, condition.reason, condition.message)
+    }
+
+    fn fails(&mut self, stage: Stage, fault: Fault) {
+        let (record, now) = (self.record.clone(), self.now);
+        record_failure(&record, &mut self.record.memory, stage, fault, now);
     }
 
     fn reason(&self, type_: ConditionType) -> Reason {

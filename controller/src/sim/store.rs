@@ -73,6 +73,7 @@ impl Records {
                     created_at: now,
                     deleted_at: None,
                     problem: None,
+                    unreserved: None,
                     memory: Memory::default(),
                 };
                 self.records.insert(key.clone(), record);

@@ -62,3 +62,20 @@ fn is_safe(key: &Key) -> bool {
         !part.is_empty() && part.len() <= 253 && !part.starts_with('.') && part.bytes().all(allowed)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_could_lead_out_of_the_state_directory_is_no_name() {
+        let longest = "a".repeat(253);
+        for name in ["a", "0", "a-1.b", &longest] {
+            assert!(is_safe(&Key::new("default", name)) && is_safe(&Key::new(name, "a")), "{name}");
+        }
+        let too_long = "a".repeat(254);
+        for name in ["", ".", "..", ".a", "a/b", "a\\b", "a b", "A", "a\0", "\u{e9}", &too_long] {
+            assert!(!is_safe(&Key::new("default", name)) && !is_safe(&Key::new(name, "a")), "{name}");
+        }
+    }
+}

@@ -121,7 +121,7 @@ impl OpenDir {
             return Ok(None);
         }
         let mut bytes = Vec::new();
-        (&mut file).take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(refused)?;
+        (&mut file).take(MAX_FILE).read_to_end(&mut bytes).map_err(refused)?;
         let whole = same(&file)? && i128::try_from(bytes.len()).is_ok_and(|len| len == expected.size);
         Ok(whole.then_some(bytes))
     }
@@ -199,6 +199,55 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert_eq!(dir.read(name, identity).unwrap(), None);
         assert!(dir.look(name).unwrap().is_none());
+    }
+
+    #[test]
+    fn only_directories_are_opened_as_such_and_for_this_process_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = OpenDir::open(root.path()).unwrap();
+        assert!(rustix::io::fcntl_getfd(&dir.file).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        std::fs::write(root.path().join("file"), "").unwrap();
+        let error = OpenDir::open(&root.path().join("file")).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
+    }
+
+    #[test]
+    fn a_file_that_became_a_pipe_since_the_look_blocks_nobody() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a.yaml");
+        std::fs::write(&path, "old").unwrap();
+        let dir = OpenDir::open(root.path()).unwrap();
+        let name = OsStr::new("a.yaml");
+        let identity = dir.look(name).unwrap().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert!(dir.read(name, identity).unwrap_err().message.contains("a named pipe"));
+    }
+
+    #[test]
+    fn a_file_whose_size_is_not_that_of_its_content_is_not_read() {
+        let root = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/proc/version", root.path().join("a.yaml")).unwrap();
+        let dir = OpenDir::open(root.path()).unwrap();
+        let name = OsStr::new("a.yaml");
+        let identity = dir.look(name).unwrap().unwrap();
+        assert_eq!((identity.size, dir.read(name, identity).unwrap()), (0, None));
+    }
+
+    #[test]
+    fn times_differ_that_differ_by_a_second_or_a_nanosecond() {
+        let root = tempfile::tempdir().unwrap();
+        let file = File::create(root.path().join("a.yaml")).unwrap();
+        let dir = OpenDir::open(root.path()).unwrap();
+        let times = [(9, 2), (10, 0), (10, 1), (10, 2), (11, 0), (11, 1)];
+        let seen: std::collections::BTreeSet<i128> = times
+            .into_iter()
+            .map(|(seconds, nanoseconds)| {
+                file.set_modified(UNIX_EPOCH + std::time::Duration::new(seconds, nanoseconds)).unwrap();
+                dir.look(OsStr::new("a.yaml")).unwrap().unwrap().modified
+            })
+            .collect();
+        assert_eq!(seen.len(), times.len());
     }
 
     #[test]

@@ -437,4 +437,81 @@ mod tests {
         assert_eq!(pending.take().unwrap().reason, HintReason::Overflow);
         assert_eq!(pending.take(), None);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_tells_whether_a_file_is_finished_and_how_long_to_wait_for_more() {
+        use notify::event::{CreateKind, DataChange, MetadataKind, RemoveKind};
+        let dirs = [PathBuf::from("/w/folder")];
+        let file = Path::new("/w/folder/a.yaml");
+        let (finished, writing, unknown) = ((true, false), (false, true), (false, false));
+        for (kind, writer, wait) in [
+            (EventKind::Access(AccessKind::Close(AccessMode::Write)), finished, COALESCE_COMPLETE),
+            (EventKind::Modify(ModifyKind::Name(RenameMode::To)), finished, COALESCE_COMPLETE),
+            (EventKind::Modify(ModifyKind::Name(RenameMode::Both)), finished, COALESCE_COMPLETE),
+            (EventKind::Modify(ModifyKind::Name(RenameMode::From)), unknown, COALESCE_COMPLETE),
+            (EventKind::Remove(RemoveKind::File), unknown, COALESCE_COMPLETE),
+            (EventKind::Create(CreateKind::File), writing, COALESCE),
+            (EventKind::Modify(ModifyKind::Data(DataChange::Any)), writing, COALESCE),
+            (EventKind::Modify(ModifyKind::Any), writing, COALESCE),
+            (EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)), unknown, COALESCE),
+            (EventKind::Any, unknown, COALESCE),
+            (EventKind::Other, unknown, COALESCE),
+        ] {
+            let mut pending = Pending::default();
+            assert!(pending.event(&Event::new(kind).add_path(file.into()), &dirs), "{kind:?}");
+            assert_eq!(pending.due, Some(Instant::now() + wait), "{kind:?}");
+            let hint = pending.take().unwrap();
+            assert_eq!(hint.reason, HintReason::Changed, "{kind:?}");
+            assert_eq!((hint.finished.contains(file), hint.writing.contains(file)), writer, "{kind:?}");
+        }
+        for kind in [AccessKind::Any, AccessKind::Read, AccessKind::Close(AccessMode::Read)] {
+            let mut pending = Pending::default();
+            let event = Event::new(EventKind::Access(kind)).add_path(file.into());
+            assert!(!pending.event(&event, &dirs) && pending.take().is_none(), "{kind:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_folder_and_what_leads_to_it_matter_when_they_come_or_go() {
+        use notify::event::{CreateKind, MetadataKind, RemoveKind};
+        let dirs = [PathBuf::from("/w/other"), PathBuf::from("/w/folder")];
+        let gone = EventKind::Remove(RemoveKind::Folder);
+        let moved = EventKind::Modify(ModifyKind::Name(RenameMode::From));
+        for kind in [EventKind::Create(CreateKind::Folder), gone, moved] {
+            for path in ["/w/folder", "/w", "/"] {
+                let mut pending = Pending::default();
+                assert!(pending.event(&Event::new(kind).add_path(path.into()), &dirs), "{path} {kind:?}");
+                assert_eq!(pending.due, Some(Instant::now() + COALESCE_COMPLETE));
+                assert_eq!(pending.take().unwrap().reason, HintReason::Folder);
+            }
+            for path in ["/w/nobodys", "/w/folder/sub/a.yaml", "/w/folder/a.txt", "/w/a.yaml"] {
+                let mut pending = Pending::default();
+                assert!(!pending.event(&Event::new(kind).add_path(path.into()), &dirs), "{path} {kind:?}");
+                assert_eq!(pending.take(), None);
+            }
+        }
+        let touched = EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any));
+        assert!(!Pending::default().event(&Event::new(touched).add_path("/w/folder".into()), &dirs));
+        assert!(!Pending::default().event(&Event::new(gone), &dirs), "an event of nothing tells nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_due_first_counts() {
+        let mut pending = Pending::default();
+        for (wait, due) in [(COALESCE, COALESCE), (Duration::ZERO, Duration::ZERO), (COALESCE, Duration::ZERO)] {
+            pending.note(HintReason::Changed, wait);
+            assert_eq!(pending.due, Some(Instant::now() + due));
+        }
+    }
+
+    #[test]
+    fn no_more_than_so_many_writers_are_remembered() {
+        let mut pending = Pending::default();
+        for n in 0..=MAX_FILES {
+            pending.writer(Path::new(&n.to_string()), true);
+        }
+        assert_eq!(pending.hint.finished.len(), MAX_FILES);
+        pending.writer(Path::new("0"), false);
+        assert_eq!((pending.hint.finished.len(), pending.hint.writing.len()), (MAX_FILES - 1, 1));
+    }
 }

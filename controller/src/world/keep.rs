@@ -97,6 +97,7 @@ mod tests {
             created_at: Timestamp::UNIX_EPOCH,
             deleted_at: None,
             problem: None,
+            unreserved: None,
             memory: Memory::default(),
         };
         (dir, paths, record)

@@ -2,6 +2,7 @@
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
+mod agent;
 mod control_plane;
 mod gate;
 mod parts;

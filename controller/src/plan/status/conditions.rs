@@ -332,6 +332,9 @@ fn ready<'a>(input: &Input<'a>, memory: &'a Notes<'_>, decision: &'a Decision, s
             let last = memory.result.as_ref().and_then(|r| r.message.as_deref()).unwrap_or("the workload ended");
             no(Reason::BackingOff, format!("{last}; it is started again later"))
         }
+        Standing::Unreserved => {
+            no(Reason::ReservationLost, input.record.unreserved.as_deref().unwrap_or("no room is reserved for it"))
+        }
         Standing::Ending => no(Reason::Halting, "the workload has ended, and the machine powers off"),
         Standing::Keeping => no(Reason::Halting, "the machine has ended, and its outputs are being kept"),
         Standing::Starting => no(Reason::StartingWorkload, "the machine is on its way up"),

@@ -137,3 +137,19 @@ fn a_wait_ends_when_the_clock_is_set_back() {
     life.after(-86_400);
     assert!(matches!(life.look().next, Some(Action::StartMachine(_))));
 }
+
+#[test]
+fn a_setup_command_that_failed_is_told_by_its_place_and_its_first_line() {
+    let long = "é".repeat(61);
+    for (run, told) in [("\n  install tool \nuse tool", "install tool"), (&long, &"é".repeat(60)), ("", "")] {
+        let step = |run: &str| microagent_crds::SetupStep { run: run.to_owned() };
+        let mut life = Life::running(RunPolicy::Always, |spec| spec.setup = vec![step("true"), step(run)]);
+        life.end(None);
+        let guest = &mut life.machine().guest;
+        guest.workload_started_at = None;
+        (guest.setup_failure, guest.setup_index) = (Some(Exit::code(2)), Some(1));
+        let setup = life.tells(ConditionType::SetupComplete);
+        let wanted = format!("False SetupFailed: setup command 2 (`{told}`) exited with code 2; read its output");
+        assert!(setup.starts_with(&wanted), "{setup}");
+    }
+}

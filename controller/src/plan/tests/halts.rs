@@ -20,6 +20,24 @@ fn halted_ends_the_machine_keeps_the_disks_and_is_ready() {
 }
 
 #[test]
+fn a_machine_whose_room_is_lost_is_halted_and_starts_again_when_there_is_room() {
+    let mut life = Life::new(RunPolicy::Always);
+    life.settle(0);
+    life.record.unreserved = Some("the Pod was preempted".to_owned());
+    life.settle(3);
+    assert_eq!(life.done.last(), Some(&"halt"));
+    assert!(life.observed.disks.complete);
+    let ready = life.status.condition(ConditionType::Ready).unwrap();
+    assert_eq!((ready.status, ready.reason), (ConditionStatus::False, Reason::ReservationLost));
+    assert_eq!(ready.message, "the Pod was preempted");
+    assert!(life.is(ConditionType::Reconciling), "it is not as it is to be");
+    life.record.unreserved = None;
+    life.settle(0);
+    assert!(life.is(ConditionType::Ready));
+    assert_eq!(life.status.restarts, None, "it is no restart");
+}
+
+#[test]
 fn a_machine_that_does_not_end_within_its_grace_is_killed() {
     let mut life = Life::new(RunPolicy::Always);
     life.settle(0);
@@ -166,4 +184,80 @@ fn a_machine_that_its_supervisor_does_not_know_is_none() {
     assert!(matches!(life.look().next, Some(Action::StartMachine(_))));
     life.record.deleted_at = Some(life.now);
     assert_eq!(life.look().next, Some(Action::RemoveDisks));
+}
+
+#[test]
+fn a_halt_that_failed_waits_and_is_then_done_by_force() {
+    let mut life = Life::running(RunPolicy::Always, |_| {});
+    life.edit(|spec| spec.run_policy = RunPolicy::Halted);
+    life.fails(Stage::Halt, fault("SupervisorFailed", true));
+    life.record.memory.halt = life.look().memory.halt;
+    let look = life.look();
+    assert_eq!((look.next, look.wake), (None, life.record.memory.failures[&Stage::Halt].next_attempt));
+    life.now = look.wake;
+    life.record.memory = life.look().memory;
+    assert_eq!(life.look().next, Some(Action::KillMachine));
+}
+
+#[test]
+fn a_grace_period_does_not_grow_when_the_clock_is_set_back() {
+    let mut life = Life::running(RunPolicy::Always, |_| {});
+    life.edit(|spec| spec.run_policy = RunPolicy::Halted);
+    life.pass_without_acting();
+    life.machine().state = MachineState::Halting;
+    life.after(-86_400);
+    life.pass_without_acting();
+    life.after(119);
+    assert_eq!(life.look().next, None);
+    life.after(1);
+    assert_eq!(life.look().next, Some(Action::KillMachine));
+}
+
+#[test]
+fn the_cause_of_a_halt_is_not_forgotten_for_a_halt_without_one() {
+    use crate::memory::HaltCause;
+    let mut life = Life::running(RunPolicy::Always, probed);
+    life.health(false);
+    life.pass_without_acting();
+    let unhealthy = HaltCause::Unhealthy { message: "connection refused".to_owned() };
+    assert_eq!(life.record.memory.halt.as_ref().unwrap().cause, unhealthy);
+    life.edit(|spec| spec.run_policy = RunPolicy::Halted);
+    life.after(5);
+    life.pass_without_acting();
+    assert_eq!(life.record.memory.halt.as_ref().unwrap().cause, unhealthy);
+
+    let mut life = Life::running(RunPolicy::Always, probed);
+    life.edit(|spec| spec.run_policy = RunPolicy::Halted);
+    life.pass_without_acting();
+    life.edit(|spec| spec.run_policy = RunPolicy::Always);
+    life.health(false);
+    life.after(5);
+    life.pass_without_acting();
+    assert_eq!(life.record.memory.halt.as_ref().unwrap().cause, unhealthy);
+}
+
+#[test]
+fn a_removal_that_fails_waits_whatever_is_left_to_remove() {
+    for (expires, last) in [(false, "forget"), (true, "withdraw"), (true, "remove")] {
+        let mut life = Life::running(RunPolicy::Always, |spec| {
+            spec.lifecycle.on_delete = microagent_crds::OnDelete::Retain;
+        });
+        life.observed.withdrawable = last == "withdraw";
+        if expires {
+            let now = life.now;
+            life.edit(|spec| spec.lifecycle.expires_at = Some(microagent_crds::Time(now)));
+        } else {
+            life.record.deleted_at = Some(life.now);
+        }
+        life.pass();
+        let steps = ["delete", "retain", "remove", last];
+        for step in if last == "remove" { &steps[..3] } else { &steps } {
+            life.fails(Stage::Delete, fault("HostError", true));
+            let look = life.look();
+            assert_eq!((look.next, look.wake), (None, life.record.memory.failures[&Stage::Delete].next_attempt));
+            life.now = look.wake;
+            assert!(life.pass() && life.done.last() == Some(step), "it is tried again: {step}");
+        }
+        assert_eq!(life.look().memory.failures.is_empty(), expires);
+    }
 }

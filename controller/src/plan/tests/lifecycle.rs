@@ -176,3 +176,20 @@ fn what_is_to_be_retained_is_moved_away_before_the_rest_is_removed() {
     life.settle(0);
     assert_eq!(life.done[life.done.len() - 5..], ["halt", "delete", "retain", "remove", "forget"]);
 }
+
+#[test]
+fn of_a_time_to_live_and_an_expiry_the_one_that_comes_first_counts() {
+    for (expiry, wake, told) in [(50, 50, "lifecycle.expiresAt"), (60, 60, "lifecycle.expiresAt"), (70, 60, "60 s ago")]
+    {
+        let mut life = Life::running(RunPolicy::Once, |spec| spec.lifecycle.ttl_seconds_after_finished = Some(60));
+        let now = life.now;
+        let at = |seconds| now + SignedDuration::from_secs(seconds);
+        life.record.workspace_mut().spec.lifecycle.expires_at = Some(microagent_crds::Time(at(expiry)));
+        life.end(Some(Exit::code(0)));
+        life.settle(0);
+        assert_eq!(life.look().wake, at(wake), "{expiry}");
+        life.settle(1);
+        let message = &life.record.memory.expired.as_ref().unwrap().message;
+        assert!(message.contains(told), "{expiry}: {message}");
+    }
+}

@@ -288,12 +288,12 @@ fn a_document_of_another_kind_or_no_yaml_is_a_problem_of_the_file() {
     t.write("pod.yaml", "apiVersion: v1\nkind: Pod\n");
     t.write("bad.yaml", "a: [\n");
     t.write("latin1.yaml", "");
-    fs::write(t.path("latin1.yaml"), b"# caf\xe9\n").unwrap();
+    fs::write(t.path("latin1.yaml"), b"# one\n# caf\xe9\n").unwrap();
     t.write("a.yaml", &manifest("a", "one"));
     let snapshot = t.settle();
     let files: Vec<_> = snapshot.listing.problems.keys().cloned().collect();
     assert_eq!(files, [t.path("bad.yaml"), t.path("latin1.yaml"), t.path("pod.yaml")]);
-    assert!(snapshot.listing.problems[&t.path("latin1.yaml")].message.contains("UTF-8"));
+    assert!(snapshot.listing.problems[&t.path("latin1.yaml")].message.contains("line 2 is not UTF-8"));
     assert!(image(&snapshot, "a").is_some());
 }
 
@@ -312,7 +312,8 @@ fn a_name_in_two_files_is_wrong_in_both_until_one_goes() {
     let snapshot = t.settle();
     let told = problem(&snapshot, "a");
     assert_eq!(told.code, "NameConflict");
-    assert!(told.message.contains("a.yaml") && told.message.contains("b.yaml"), "{}", told.message);
+    let places = format!("2 times, in {} and in {}:", t.path("a.yaml").display(), t.path("b.yaml").display());
+    assert!(told.message.contains(&places), "{}", told.message);
     assert_eq!(snapshot.listing.entries[&key("a")].files(), [t.path("a.yaml").into(), t.path("b.yaml").into()]);
     fs::remove_file(t.path("a.yaml")).unwrap();
     assert_eq!(image(&t.look(), "a").as_deref(), Some("two"));
@@ -334,16 +335,18 @@ fn pipes_directories_and_link_loops_are_problems_and_never_block() {
     symlink("loop.yaml", t.path("loop.yaml")).unwrap();
     symlink("nowhere", t.path("dangling.yaml")).unwrap();
     symlink("/dev/zero", t.path("zero.yaml")).unwrap();
+    let _listener = std::os::unix::net::UnixListener::bind(t.path("socket.yaml")).unwrap();
     t.write("a.yaml", &manifest("a", "one"));
     let snapshot = t.settle();
     let told: Vec<_> = snapshot.listing.problems.values().map(|problem| problem.message.as_str()).collect();
-    assert_eq!(told.len(), 5, "{told:#?}");
+    assert_eq!(told.len(), 6, "{told:#?}");
     for (name, why) in [
         ("fifo.yaml", "named pipe"),
         ("dir.yaml", "a directory"),
         ("loop.yaml", "symbolic link"),
         ("dangling.yaml", "leads nowhere"),
         ("zero.yaml", "a device"),
+        ("socket.yaml", "a socket"),
     ] {
         assert!(
             snapshot.listing.problems[&t.path(name)].message.contains(why),
@@ -391,4 +394,26 @@ fn namespaces_keep_names_apart() {
     let snapshot = t.settle();
     assert_eq!(image(&snapshot, "a").as_deref(), Some("one"));
     assert!(matches!(snapshot.listing.entries[&Key::new("team", "a")], Entry::Valid { .. }));
+}
+
+#[test]
+fn an_entry_is_the_same_one_as_long_as_its_files_and_what_was_read_of_them_are() {
+    let mut t = Fixture::new();
+    t.write("a.yaml", &manifest("a", "one"));
+    t.write("b.yaml", &manifest("b", "[1]"));
+    t.write("c.yaml", &format!("{}---\n{}", manifest("c", "one"), manifest("c", "two")));
+    let mut before = t.settle();
+    for (file, text, changed) in [
+        ("d.yaml", manifest("d", "one"), "d"),
+        ("a.yaml", manifest("a", "two"), "a"),
+        ("b.yaml", manifest("b", "{}"), "b"),
+        ("b.yaml", manifest("b", "one"), "b"),
+    ] {
+        t.write(file, &text);
+        let after = t.settle();
+        for (key, entry) in &before.listing.entries {
+            assert_eq!(entry.is(&after.listing.entries[key]), key.name != changed, "{key} after {file}");
+        }
+        before = after;
+    }
 }

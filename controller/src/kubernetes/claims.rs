@@ -1,0 +1,288 @@
+//! What is wanted of a node: the durable records, and how the objects of the API server change them.
+//!
+//! A record is on the disk before it counts. It outlives the connection to the API server: what was wanted last is kept so, whoever
+//! cannot be reached meanwhile.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::Timestamp;
+use microagent_base::durable::DurableError;
+use microagent_crds::{OnDelete, Workspace, kubernetes::HOST_STATE_FINALIZER};
+
+use super::object::Seen;
+use crate::{
+    Key, Paths, Problem, Record, Records,
+    memory::Memory,
+    reconcile::Store,
+    records::{Roster, Written, changed, tombstone},
+};
+
+/// All workspaces of a node.
+#[derive(Debug)]
+pub(super) struct Claims {
+    records: Records,
+    /// The objects as they were seen last.
+    objects: BTreeMap<Key, Seen>,
+    /// The UIDs whose finalizer this agent has taken away. What is still seen of such an object is late.
+    released: BTreeSet<String>,
+    /// Objects that were never good, and of which nothing is on the host.
+    rejected: BTreeMap<Key, Problem>,
+    /// The keys to be settled with the next change, whatever it is.
+    again: BTreeSet<Key>,
+}
+
+/// What changes of objects changed here.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    /// The workspaces whose records were made or changed.
+    pub(super) changed: Vec<Key>,
+    /// Objects that were never good, and of which nothing is here.
+    pub(super) rejected: Vec<Rejected>,
+    /// What could not be written. The next change tries it again; all else was done.
+    pub(super) failures: Vec<DurableError>,
+}
+
+/// See [`Settled::rejected`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rejected {
+    pub(super) key: Key,
+    pub(super) uid: String,
+    pub(super) generation: i64,
+    pub(super) problem: Problem,
+}
+
+impl Claims {
+    /// Reads all records. Nothing is known of the objects yet.
+    ///
+    /// # Errors
+    /// See [`Records::load`].
+    pub(super) fn load(paths: &Paths) -> Result<Self, DurableError> {
+        let records = Records::load(paths)?;
+        Ok(Self {
+            records,
+            objects: BTreeMap::new(),
+            released: BTreeSet::new(),
+            rejected: BTreeMap::new(),
+            again: BTreeSet::new(),
+        })
+    }
+
+    pub(super) fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// The objects that were never good, each with why.
+    pub(super) fn rejected(&self) -> &BTreeMap<Key, Problem> {
+        &self.rejected
+    }
+
+    /// The object as it was seen last.
+    pub(super) fn seen(&self, key: &Key) -> Option<&Seen> {
+        self.objects.get(key)
+    }
+
+    /// The finalizer was put on the object, or taken from it.
+    pub(super) fn mark_held(&mut self, record: &Record, held: bool) {
+        if held {
+            self.released.remove(&record.uid);
+        } else {
+            self.released.insert(record.uid.clone());
+        }
+        if let Some(seen) = self.objects.get_mut(&record.key).filter(|seen| seen.uid == record.uid)
+            && seen.is_held() != held
+        {
+            seen.finalizers.retain(|one| one != HOST_STATE_FINALIZER);
+            seen.finalizers.extend(held.then(|| HOST_STATE_FINALIZER.to_owned()));
+        }
+    }
+
+    /// Objects came, changed or went.
+    #[must_use = "what changed must be reconciled, and what failed told"]
+    pub(super) fn apply(&mut self, changes: impl IntoIterator<Item = (Key, Option<Seen>)>, now: Timestamp) -> Settled {
+        let mut keys = std::mem::take(&mut self.again);
+        for (key, seen) in changes {
+            let before = match seen {
+                Some(seen) => self.objects.insert(key.clone(), seen),
+                None => self.objects.remove(&key),
+            };
+            // No more is heard of an object that is gone.
+            if let Some(before) = before
+                && self.objects.get(&key).is_none_or(|seen| seen.uid != before.uid)
+            {
+                self.released.remove(&before.uid);
+            }
+            keys.insert(key);
+        }
+        self.settle_all(keys, now)
+    }
+
+    /// These are all the objects that there are.
+    #[must_use = "what changed must be reconciled, and what failed told"]
+    pub(super) fn replace(&mut self, objects: BTreeMap<Key, Seen>, now: Timestamp) -> Settled {
+        let mut keys = std::mem::take(&mut self.again);
+        keys.extend(self.records.iter().map(|record| record.key.clone()));
+        keys.extend(self.objects.keys().chain(objects.keys()).cloned());
+        self.objects = objects;
+        let there: BTreeSet<&str> = self.objects.values().map(|seen| seen.uid.as_str()).collect();
+        self.released.retain(|uid| there.contains(uid.as_str()));
+        self.settle_all(keys, now)
+    }
+
+    fn settle_all(&mut self, keys: BTreeSet<Key>, now: Timestamp) -> Settled {
+        let mut settled = Settled::default();
+        let mut records = Vec::new();
+        for key in keys {
+            match self.settle(&key, now) {
+                Step::Nothing => {}
+                Step::Write(record) => records.push(*record),
+                Step::Reject(rejected) => settled.rejected.push(rejected),
+            }
+        }
+        let Written { done, failed, errors } = self.records.write(records);
+        settled.changed = done;
+        settled.failures = errors;
+        self.again.extend(failed);
+        settled
+    }
+
+    /// What must become of the record of one name.
+    fn settle(&mut self, key: &Key, now: Timestamp) -> Step {
+        self.rejected.remove(key);
+        let seen = self.objects.get(key).filter(|seen| !self.released.contains(&seen.uid));
+        if let Some(problem) = self.records.unreadable().get(key) {
+            return match seen {
+                Some(seen) => Step::Reject(Rejected {
+                    key: key.clone(),
+                    uid: seen.uid.clone(),
+                    generation: seen.generation,
+                    problem: problem.clone(),
+                }),
+                None => Step::Nothing,
+            };
+        }
+        let Some(record) = self.records.get_mut(key) else {
+            let Some(seen) = seen else { return Step::Nothing };
+            let step = begin(key, seen);
+            if let Step::Reject(rejected) = &step {
+                self.rejected.insert(key.clone(), rejected.problem.clone());
+            }
+            return step;
+        };
+        if let Some(Ok((workspace, _))) = seen.map(|seen| &seen.wanted)
+            && record.workspace == *workspace
+        {
+            // Read anew, it is still one and the same in memory.
+            record.workspace = workspace.clone();
+        }
+        let next = match seen {
+            Some(seen) if seen.uid == record.uid => changed(record, |record| follow(record, seen)),
+            // Its object went without the agent: see `vanish`. One of the same name waits until it is gone: see `forget`.
+            _ => changed(record, |record| vanish(record, now)),
+        };
+        next.map_or(Step::Nothing, |record| Step::Write(Box::new(record)))
+    }
+
+    /// See [`Store::forget`].
+    fn forget(&mut self, key: &Key, now: Timestamp) -> Result<bool, DurableError> {
+        self.records.remove(key)?;
+        let Settled { changed, mut failures, .. } = self.settle_all(BTreeSet::from([key.clone()]), now);
+        match failures.pop() {
+            Some(error) => Err(error),
+            None => Ok(!changed.is_empty()),
+        }
+    }
+}
+
+/// What is to be written for one name.
+enum Step {
+    Nothing,
+    Write(Box<Record>),
+    Reject(Rejected),
+}
+
+/// The first that is heard of an object.
+fn begin(key: &Key, seen: &Seen) -> Step {
+    let record = |workspace: Arc<Workspace>, hash: &str| {
+        Step::Write(Box::new(Record {
+            key: key.clone(),
+            uid: seen.uid.clone(),
+            generation: seen.generation,
+            spec_hash: hash.to_owned(),
+            workspace,
+            file: std::path::PathBuf::new(),
+            created_at: seen.created_at,
+            deleted_at: seen.deleted_at,
+            problem: None,
+            unreserved: seen.unreserved.clone(),
+            memory: Memory::default(),
+        }))
+    };
+    match (&seen.wanted, seen.deleted_at) {
+        // Nothing of it was ever here, or all of it is gone.
+        (_, Some(_)) if !seen.is_held() => Step::Nothing,
+        (Ok((workspace, hash)), _) => record(workspace.clone(), hash),
+        // A finalizer without a record: the state directory was lost. It must not hold the object for ever, whatever is in it.
+        (Err(_), Some(_)) => record(Arc::new(Workspace::new(&key.name, microagent_crds::WorkspaceSpec::new(""))), ""),
+        (Err(problem), None) => Step::Reject(Rejected {
+            key: key.clone(),
+            uid: seen.uid.clone(),
+            generation: seen.generation,
+            problem: problem.clone(),
+        }),
+    }
+}
+
+/// Brings a record in line with its object.
+fn follow(record: &mut Record, seen: &Seen) {
+    match &seen.wanted {
+        Ok((workspace, hash)) => {
+            record.generation = seen.generation;
+            record.spec_hash = hash.to_string();
+            record.workspace = workspace.clone();
+            record.problem = None;
+        }
+        Err(problem) => record.problem = Some(problem.clone()),
+    }
+    record.unreserved.clone_from(&seen.unreserved);
+    if let Some(at) = seen.deleted_at {
+        tombstone(record, at);
+    }
+}
+
+/// The object is no longer this node's: somebody took the finalizer away, gave the workspace to another node, or put an older state of
+/// the cluster back. The machine ends, for it is nobody's; what it wrote is kept whatever the spec said, for nobody said to delete it.
+fn vanish(record: &mut Record, now: Timestamp) {
+    if record.deleted_at.is_none() {
+        tombstone(record, now);
+        record.workspace_mut().spec.lifecycle.on_delete = OnDelete::Retain;
+    }
+}
+
+impl Store for Mutex<Claims> {
+    fn get(&self, key: &Key) -> Option<Record> {
+        lock(self).records.get(key).cloned()
+    }
+
+    fn remember(&self, record: &Record, memory: Memory) -> Result<Option<Record>, DurableError> {
+        lock(self).records.remember(record, memory)
+    }
+
+    fn forget(&self, key: &Key, now: Timestamp) -> Result<bool, DurableError> {
+        lock(self).forget(key, now)
+    }
+}
+
+impl Roster for Mutex<Claims> {
+    fn show(&self, see: &mut dyn FnMut(&Records, &BTreeMap<Key, Problem>)) {
+        let claims = lock(self);
+        see(&claims.records, &claims.rejected);
+    }
+}
+
+/// Nothing that can panic leaves it half changed.
+pub(super) fn lock(claims: &Mutex<Claims>) -> MutexGuard<'_, Claims> {
+    claims.lock().unwrap_or_else(PoisonError::into_inner)
+}
