@@ -5,6 +5,7 @@
 mod agent;
 mod control_plane;
 mod lease;
+mod gate;
 mod parts;
 mod placement;
 mod schema;
