@@ -4,6 +4,7 @@
 pub mod digest;
 pub mod durable;
 pub mod lock;
+pub mod log;
 pub mod process;
 pub mod progress;
 

@@ -1541,13 +1541,17 @@ _microagent() {
             return 0
             ;;
         microagent__subcmd__logs)
-            opts="-f -n -v -h --follow --tail --console --timestamps --no-setup --state-dir --cache-dir --namespace --verbose --help"
+            opts="-f -n -v -h --follow --tail --since --console --timestamps --no-setup --state-dir --cache-dir --namespace --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --tail)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --since)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

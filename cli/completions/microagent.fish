@@ -120,6 +120,7 @@ complete -c microagent -n "__fish_microagent_using_subcommand describe" -s n -l 
 complete -c microagent -n "__fish_microagent_using_subcommand describe" -s v -l verbose -d 'Tell more; give it twice for everything'
 complete -c microagent -n "__fish_microagent_using_subcommand describe" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c microagent -n "__fish_microagent_using_subcommand logs" -l tail -d 'Only the last lines of what is there' -r
+complete -c microagent -n "__fish_microagent_using_subcommand logs" -l since -d 'Only what was written less than this ago, such as 30s or 1h' -r
 complete -c microagent -n "__fish_microagent_using_subcommand logs" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
 complete -c microagent -n "__fish_microagent_using_subcommand logs" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
 complete -c microagent -n "__fish_microagent_using_subcommand logs" -s n -l namespace -d 'The namespace' -r

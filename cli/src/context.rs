@@ -27,23 +27,28 @@ impl Context {
         Ok(Self { paths: Paths::resolve(state_dir, cache_dir), namespace, verbose })
     }
 
-    /// The key that a user means by `name`: `NAME`, `NAMESPACE/NAME`, `workspace/NAME` or `ws/NAME`.
+    /// The key that a user means by `name`, as [`key`] reads it.
     pub(crate) fn key(&self, name: &str) -> Result<Key> {
-        let key = match name.split_once('/') {
-            None | Some(("workspace" | "workspaces" | "ws", _)) => {
-                Key::new(self.namespace.clone(), name.rsplit('/').next().unwrap_or(name))
-            }
-            Some((namespace, name)) => Key::new(namespace, name),
-        };
-        checked("namespace", &key.namespace, check_namespace(&key.namespace))?;
-        checked("name", &key.name, check_name(&key.name))?;
-        Ok(key)
+        key(&self.namespace, name)
     }
 
     /// Whether a controller is at work on the state directory.
     pub(crate) fn controller(&self) -> Option<u32> {
         microagent_controller::running(&self.paths)
     }
+}
+
+/// The key that a user means by `name`: `NAME`, `NAMESPACE/NAME`, `workspace/NAME` or `ws/NAME`.
+pub(crate) fn key(default: &str, name: &str) -> Result<Key> {
+    let key = match name.split_once('/') {
+        None | Some(("workspace" | "workspaces" | "ws", _)) => {
+            Key::new(default, name.rsplit('/').next().unwrap_or(name))
+        }
+        Some((namespace, name)) => Key::new(namespace, name),
+    };
+    checked("namespace", &key.namespace, check_namespace(&key.namespace))?;
+    checked("name", &key.name, check_name(&key.name))?;
+    Ok(key)
 }
 
 /// Names become parts of paths: only what a manifest may have gets through.

@@ -10,6 +10,7 @@ use microagent_crds::{Condition, ConditionType, Workspace, WorkspaceStatus};
 use crate::{
     failure::{Failure, Result},
     manifests,
+    program::program,
     watch::Watch,
 };
 
@@ -85,7 +86,7 @@ pub(crate) fn need(paths: &Paths, key: &Key) -> Result<Object> {
 /// There is no such workspace.
 pub(crate) fn not_found(key: &Key) -> Failure {
     Failure::new(format!("workspace {} not found in namespace {}", key.name, key.namespace))
-        .help("list all with `microagent get -A`")
+        .help(format!("list all with `{} get -A`", program()))
 }
 
 /// All objects, in the order of their names: of one namespace, or of all. `unreadable` is told of each that cannot be read:

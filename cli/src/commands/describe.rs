@@ -18,16 +18,16 @@ use crate::{
 };
 
 /// So many events are shown, the last ones.
-const EVENTS: usize = 25;
+pub(crate) const EVENTS: usize = 25;
 
 /// Show all that is known of workspaces
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Workspaces
     #[arg(required = true, value_name = "NAME")]
-    names: Vec<String>,
+    pub(crate) names: Vec<String>,
     #[command(flatten)]
-    output: OutputArgs,
+    pub(crate) output: OutputArgs,
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> Result<u8> {
@@ -58,24 +58,38 @@ fn describe(
     events: &[Event],
     now: Timestamp,
 ) -> Result<String> {
+    let host = Host { context, record };
+    let events = (!events.is_empty()).then(|| events::table(events, false, now));
+    page(object, Some(&host), events, now)
+}
+
+/// What this host knows of a workspace of its own.
+pub(crate) struct Host<'a> {
+    context: &'a Context,
+    record: Option<&'a Record>,
+}
+
+/// All that is known, as one page.
+pub(crate) fn page(object: &Object, host: Option<&Host<'_>>, events: Option<Table>, now: Timestamp) -> Result<String> {
+    let record = host.and_then(|host| host.record);
     let mut page = Page::default();
     identity(&mut page, object, record);
     spec(&mut page, &serde_json::to_value(&object.workspace.spec)?);
     status(&mut page, object, now);
-    restart(&mut page, context, object, now);
+    if let Some(host) = host {
+        restart(&mut page, host.context, object, now);
+    }
     artifacts(&mut page, object);
     conditions(&mut page, object, now);
-    places(&mut page, context, object);
+    if let Some(host) = host {
+        places(&mut page, host.context, object);
+    }
     if let Some(problem) = problem(object, record) {
         page.section("Problem");
         page.text.extend(human::lines(&problem).lines().map(|line| format!("  {line}\n")));
     }
     page.section("Events");
-    if events.is_empty() {
-        page.text.push_str("  <none>\n");
-    } else {
-        page.text.push_str(&events::table(events, false, now).render("  "));
-    }
+    page.text.push_str(&events.map_or("  <none>\n".to_owned(), |events| events.render("  ")));
     Ok(page.text)
 }
 
@@ -154,6 +168,7 @@ fn spec(page: &mut Page, spec: &Value) {
 fn status(page: &mut Page, object: &Object, now: Timestamp) {
     let status = object.status();
     page.value("Phase", status.phase.map_or("Pending", |p| p.as_str()));
+    page.some("Node", status.node_name.as_deref());
     page.some("Backend", status.backend.map(|b| format!("{b:?}")));
     page.some("Digest", status.image.as_ref().map(|i| i.digest.clone()));
     page.some("Kernel", status.kernel.as_ref().map(|k| format!("{} ({})", k.version, k.digest)));

@@ -14,9 +14,11 @@ use crate::{
     guest::{
         session::{End, Session},
         terminal::{self, Raw},
+        wire::Wire,
     },
     objects::{self, Object},
     output,
+    program::{is_plugin, program},
 };
 
 /// What shells and Docker give for a command that is not there.
@@ -62,17 +64,38 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
     if socket.symlink_metadata().is_err() {
         return Err(not_running(&object));
     }
-    let tty = args.tty && terminal::usable();
-    if args.tty && !tty {
-        output::warn("standard input or output is no terminal; going on without one");
-    }
-    let workload = workload(context, &object);
-    let mut session = start(socket, exec(&args, tty, workload), &object).await?;
+    let exec = args.exec(workload(context, &object));
+    let wire = connect(socket, &object).await?;
+    converse(wire, exec, &key.name).await
+}
+
+/// A connection to the guest of a workspace of this host.
+async fn connect(socket: PathBuf, object: &Object) -> Result<Wire> {
+    let connected = tokio::task::spawn_blocking(move || Wire::local(&socket)).await?;
+    connected.map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => not_running(object),
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => no_answer(&object.key.name),
+        _ => Failure::new(format!("cannot reach the guest of workspace {}: {e}", object.key.name)),
+    })
+}
+
+/// The guest does not take a connection.
+pub(crate) fn no_answer(name: &str) -> Failure {
+    Failure::try_again(format!("the guest of workspace {name} does not answer"))
+        .help(format!("see `{} logs --console {name}`", program()))
+}
+
+/// Runs the command over a connection to the guest, with our input, output, terminal and signals, and gives its exit code.
+pub(crate) async fn converse(wire: Wire, exec: Exec, name: &str) -> Result<u8> {
+    let (tty, stdin) = (exec.terminal.is_some(), exec.stdin);
+    // From before the command runs: once it does, no signal is ours alone.
+    let mut signals = Signals::listen()?;
+    let started = tokio::task::spawn_blocking(move || Session::start(wire, exec, io::stdout(), io::stderr())).await?;
+    let mut session = started.map_err(|e| Failure::new(format!("cannot reach the guest of workspace {name}: {e}")))?;
     let raw = if tty { Some(Raw::enter()?) } else { None };
-    if args.stdin {
+    if stdin {
         session.feed(io::stdin());
     }
-    let mut signals = Signals::listen()?;
     let mut heard = 0;
     let end = loop {
         tokio::select! {
@@ -96,21 +119,34 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
         }
     };
     drop(raw);
-    code(end, &object)
+    code(end, name)
 }
 
-fn exec(args: &Args, tty: bool, (user, workdir): (Option<String>, Option<String>)) -> Exec {
-    let mut env = environment(&args.env);
-    if tty && !env.iter().any(|e| e.name == "TERM") {
-        env.extend(environment(&["TERM".to_owned()]));
+impl Args {
+    /// The workspace.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
-    let process = Process {
-        argv: args.command.clone(),
-        env,
-        working_dir: args.workdir.clone().or(workdir),
-        user: args.user.clone().or(user),
-    };
-    Exec { process, terminal: tty.then(terminal::size), stdin: args.stdin }
+
+    /// What to ask of the guest, with the workload's user and working directory where they are known and no others are given. Tells
+    /// when there is no terminal to give.
+    pub(crate) fn exec(&self, (user, workdir): (Option<String>, Option<String>)) -> Exec {
+        let tty = self.tty && terminal::usable();
+        if self.tty && !tty {
+            output::warn("standard input or output is no terminal; going on without one");
+        }
+        let mut env = environment(&self.env);
+        if tty && !env.iter().any(|e| e.name == "TERM") {
+            env.extend(environment(&["TERM".to_owned()]));
+        }
+        let process = Process {
+            argv: self.command.clone(),
+            env,
+            working_dir: self.workdir.clone().or(workdir),
+            user: self.user.clone().or(user),
+        };
+        Exec { process, terminal: tty.then(terminal::size), stdin: self.stdin }
+    }
 }
 
 /// The workload's user and working directory: as the spec says, else as its image says.
@@ -136,30 +172,19 @@ pub(crate) fn environment(given: &[String]) -> Vec<EnvVar> {
     given.iter().filter_map(variable).collect()
 }
 
-async fn start(socket: PathBuf, exec: Exec, object: &Object) -> Result<Session> {
-    let started =
-        tokio::task::spawn_blocking(move || Session::start(&socket, exec, io::stdout(), io::stderr())).await?;
-    started.map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => not_running(object),
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
-            Failure::try_again(format!("the guest of workspace {} does not answer", object.key.name))
-                .help(format!("see `microagent logs --console {}`", object.key.name))
-        }
-        _ => Failure::new(format!("cannot reach the guest of workspace {}: {e}", object.key.name)),
-    })
-}
-
 fn not_running(object: &Object) -> Failure {
     let name = &object.key.name;
     let phase = object.status().phase.unwrap_or_default();
     let failure = Failure::new(format!("workspace {name} is not running: its phase is {}", phase.as_str()));
     match phase {
-        Phase::Succeeded | Phase::Failed | Phase::Halted => failure.help(format!("see `microagent describe {name}`")),
-        _ => failure.help(format!("wait for it with `microagent wait {name} --for=condition=Running`")),
+        Phase::Succeeded | Phase::Failed | Phase::Halted => {
+            failure.help(format!("see `{} describe {name}`", program()))
+        }
+        _ => failure.help(format!("wait for it with `{} wait {name} --for=condition=Running`", program())),
     }
 }
 
-fn code(end: End, object: &Object) -> Result<u8> {
+fn code(end: End, name: &str) -> Result<u8> {
     match end {
         End::Reply(ExecReply::Exited(exit)) => {
             if exit.oom_killed {
@@ -172,13 +197,18 @@ fn code(end: End, object: &Object) -> Result<u8> {
             Err(Failure::new(format!("{}: {}", output::human::one_line(&code), output::human::lines(&message)))
                 .code(exit))
         }
-        End::HungUp => Err(Failure::try_again(format!("the machine of workspace {} ended", object.key.name))
-            .help(format!("see `microagent describe {}`", object.key.name))),
+        End::HungUp => Err(Failure::try_again(format!("the machine of workspace {name} ended{}", or_its_agent()))
+            .help(format!("see `{} describe {name}`", program()))),
         End::Broken(e) => Err(Failure::new(format!("the guest broke the protocol: {e}"))),
         // Who reads our output has had enough.
         End::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(0),
         End::Output(e) => Err(Failure::new(format!("cannot write the output: {e}")).code(FAILED)),
     }
+}
+
+/// Through a gate, the end of one is not known from the end of the other.
+fn or_its_agent() -> &'static str {
+    if is_plugin() { ", or the node agent that leads to it" } else { "" }
 }
 
 /// The signals that the command in the guest gets in our place.
@@ -214,15 +244,9 @@ impl Signals {
 
 #[cfg(test)]
 mod tests {
-    use microagent_controller::Key;
-    use microagent_crds::{Workspace, WorkspaceSpec};
     use microagent_guest_protocol::Exit;
 
     use super::*;
-
-    fn object() -> Object {
-        Object { key: Key::new("default", "a"), workspace: Workspace::new("a", WorkspaceSpec::new("alpine")) }
-    }
 
     #[test]
     fn variables_come_with_a_value_or_from_us() {
@@ -236,12 +260,12 @@ mod tests {
     #[test]
     fn the_exit_code_is_the_commands_own() {
         let signalled = Exit { code: None, signal: Some(9), oom_killed: true };
-        assert_eq!(code(End::Reply(ExecReply::Exited(signalled)), &object()).unwrap(), 137);
-        assert_eq!(code(End::Reply(ExecReply::Exited(Exit::code(75))), &object()).unwrap(), 75);
+        assert_eq!(code(End::Reply(ExecReply::Exited(signalled)), "a").unwrap(), 137);
+        assert_eq!(code(End::Reply(ExecReply::Exited(Exit::code(75))), "a").unwrap(), 75);
         for (name, exit) in [("CommandNotFound", 127), ("PermissionDenied", 126)] {
             let reply = ExecReply::Failed { code: name.to_owned(), message: "m".to_owned() };
-            assert_eq!(code(End::Reply(reply), &object()).unwrap_err().report(), exit);
+            assert_eq!(code(End::Reply(reply), "a").unwrap_err().report(), exit);
         }
-        assert_eq!(code(End::HungUp, &object()).unwrap_err().report(), 75);
+        assert_eq!(code(End::HungUp, "a").unwrap_err().report(), 75);
     }
 }

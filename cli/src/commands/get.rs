@@ -23,22 +23,28 @@ pub(crate) struct Args {
     names: Vec<String>,
     /// Of all namespaces
     #[arg(short = 'A', long)]
-    all_namespaces: bool,
+    pub(crate) all_namespaces: bool,
     /// Go on with what changes from now on
     #[arg(short, long)]
-    watch: bool,
+    pub(crate) watch: bool,
     #[command(flatten)]
-    output: OutputArgs,
+    pub(crate) output: OutputArgs,
+}
+
+impl Args {
+    /// The workspaces that are named; all when there are none.
+    pub(crate) fn names(&self) -> &[String] {
+        match self.names.split_first() {
+            Some((kind, names)) if matches!(kind.as_str(), "workspaces" | "workspace" | "ws") => names,
+            _ => &self.names,
+        }
+    }
 }
 
 pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8> {
-    let names = match args.names.split_first() {
-        Some((kind, names)) if matches!(kind.as_str(), "workspaces" | "workspace" | "ws") => names,
-        _ => &args.names[..],
-    };
-    let keys = names.iter().map(|name| context.key(name)).collect::<Result<Vec<_>>>()?;
+    let keys = args.names().iter().map(|name| context.key(name)).collect::<Result<Vec<_>>>()?;
     let format = args.output.output;
-    let mut view = View { format, namespaces: args.all_namespaces, table: None };
+    let mut view = View::new(args, false);
     let mut watch = Watch::new();
     let first = look(context, args, &keys, |failure| output::warn(&failure.to_string()))?;
     if !args.watch {
@@ -47,9 +53,7 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8> {
         }
         output::print(&view.all(&first, !keys.is_empty())?)?;
         if first.is_empty() && matches!(format, Format::Table | Format::Wide) {
-            let place =
-                if args.all_namespaces { String::new() } else { format!(" in namespace {}", context.namespace) };
-            output::note(&format!("No workspaces found{place}."));
+            none_found(args, &context.namespace);
         }
         warn_of_files(context)?;
         return Ok(0);
@@ -82,6 +86,12 @@ fn look(context: &Context, args: &Args, keys: &[Key], unreadable: impl FnMut(Fai
     Ok(found.into_iter().flatten().collect())
 }
 
+/// Says that a table would be empty.
+pub(crate) fn none_found(args: &Args, namespace: &str) {
+    let place = if args.all_namespaces { String::new() } else { format!(" in namespace {namespace}") };
+    output::note(&format!("No workspaces found{place}."));
+}
+
 /// Files that declare nothing must not go unseen.
 fn warn_of_files(context: &Context) -> Result<()> {
     for name in objects::names(&context.paths.file_problems())? {
@@ -95,16 +105,31 @@ fn warn_of_files(context: &Context) -> Result<()> {
 }
 
 /// How objects are shown.
-struct View {
+pub(crate) struct View {
     format: Format,
-    namespaces: bool,
+    columns: Columns,
     /// The rows so far, so that later ones are aligned with them.
     table: Option<Table>,
 }
 
+/// The columns that are not always there.
+#[derive(Clone, Copy)]
+struct Columns {
+    namespace: bool,
+    node: bool,
+    wide: bool,
+}
+
 impl View {
+    /// As the command line asks. `nodes` tells where workspaces are, too.
+    pub(crate) fn new(args: &Args, nodes: bool) -> Self {
+        let format = args.output.output;
+        let columns = Columns { namespace: args.all_namespaces, node: nodes, wide: format == Format::Wide };
+        Self { format, columns, table: None }
+    }
+
     /// Objects as one text; `named` when they were asked for by name.
-    fn all(&mut self, objects: &[Object], named: bool) -> Result<String> {
+    pub(crate) fn all(&mut self, objects: &[Object], named: bool) -> Result<String> {
         let value = match objects {
             [one] if named => serde_json::to_value(&one.workspace)?,
             many => {
@@ -119,14 +144,14 @@ impl View {
             return objects.iter().map(|object| self.one(object)).collect();
         }
         // All rows decide how wide the columns are, so all come before the first is shown.
-        let (wide, now) = (self.format == Format::Wide, Timestamp::now());
-        let table = self.table.insert(Table::new(&header(self.namespaces, wide)));
-        objects.iter().for_each(|object| table.row(row(object, self.namespaces, wide, now)));
+        let (columns, now) = (self.columns, Timestamp::now());
+        let table = self.table.insert(Table::new(&header(columns)));
+        objects.iter().for_each(|object| table.row(row(object, columns, now)));
         Ok(table.render(""))
     }
 
     /// One object: rows after the first come without a header.
-    fn one(&mut self, object: &Object) -> Result<String> {
+    pub(crate) fn one(&mut self, object: &Object) -> Result<String> {
         Ok(match self.format {
             Format::Name => format!("workspace/{}\n", object.key.name),
             Format::Json => serde_json::to_string(&object.workspace)? + "\n",
@@ -134,15 +159,14 @@ impl View {
                 format!("---\n{}", microagent_crds::yaml::to_string(&serde_json::to_value(&object.workspace)?)?)
             }
             Format::Table | Format::Wide => {
-                let wide = self.format == Format::Wide;
-                let cells = row(object, self.namespaces, wide, Timestamp::now());
+                let cells = row(object, self.columns, Timestamp::now());
                 match &mut self.table {
                     Some(table) => {
                         table.row(cells);
                         table.render_last()
                     }
                     None => {
-                        let table = self.table.insert(Table::new(&header(self.namespaces, wide)));
+                        let table = self.table.insert(Table::new(&header(self.columns)));
                         table.row(cells);
                         table.render("")
                     }
@@ -152,15 +176,19 @@ impl View {
     }
 }
 
-fn header(namespaces: bool, wide: bool) -> Vec<&'static str> {
-    let mut header = vec!["NAMESPACE", "NAME", "READY", "PHASE", "RESTARTS", "BACKEND", "AGE"];
-    if wide {
+fn header(columns: Columns) -> Vec<&'static str> {
+    let mut header = vec!["NAMESPACE", "NAME", "READY", "PHASE", "RESTARTS", "BACKEND"];
+    if columns.node {
+        header.push("NODE");
+    }
+    header.push("AGE");
+    if columns.wide {
         header.extend(["IMAGE", "KERNEL", "HEALTHY", "REASON", "MESSAGE"]);
     }
-    header.split_off(usize::from(!namespaces))
+    header.split_off(usize::from(!columns.namespace))
 }
 
-fn row(object: &Object, namespaces: bool, wide: bool, now: Timestamp) -> Vec<String> {
+fn row(object: &Object, columns: Columns, now: Timestamp) -> Vec<String> {
     let status = object.status();
     let ready = object.condition(ConditionType::Ready);
     let spec = &object.workspace.spec;
@@ -171,9 +199,12 @@ fn row(object: &Object, namespaces: bool, wide: bool, now: Timestamp) -> Vec<Str
         status.phase.map_or("Pending", |p| p.as_str()).to_owned(),
         status.restarts.as_ref().map_or(0, |r| r.count).to_string(),
         status.backend.map(|b| format!("{b:?}")).unwrap_or_default(),
-        object.created().map(|t| human::age(t, now)).unwrap_or_default(),
     ];
-    if wide {
+    if columns.node {
+        cells.push(status.node_name.clone().unwrap_or_default());
+    }
+    cells.push(object.created().map(|t| human::age(t, now)).unwrap_or_default());
+    if columns.wide {
         let telling = object.stalled().or(ready);
         cells.extend([
             spec.image.clone(),
@@ -183,7 +214,7 @@ fn row(object: &Object, namespaces: bool, wide: bool, now: Timestamp) -> Vec<Str
             telling.map(|c| c.message.clone()).unwrap_or_default(),
         ]);
     }
-    cells.split_off(usize::from(!namespaces))
+    cells.split_off(usize::from(!columns.namespace))
 }
 
 #[cfg(test)]
@@ -205,7 +236,7 @@ mod tests {
         object(
             "hello",
             json!({
-                "phase": "Running", "backend": "Qemu", "restarts": {"count": 2}, "kernel": {"version": "6.1.0-1", "digest": "sha256:x"},
+                "phase": "Running", "backend": "Qemu", "nodeName": "node-1", "restarts": {"count": 2}, "kernel": {"version": "6.1.0-1", "digest": "sha256:x"},
                 "conditions": [{"type": "Ready", "status": "True", "reason": "Settled", "message": "it runs",
                     "observedGeneration": 1, "lastTransitionTime": "2026-11-22T10:00:05Z"},
                     {"type": "Healthy", "status": "False", "reason": "Unhealthy", "message": "the probe fails",
@@ -214,38 +245,48 @@ mod tests {
         )
     }
 
-    fn render(namespaces: bool, wide: bool) -> String {
+    fn columns(namespace: bool, node: bool, wide: bool) -> Columns {
+        Columns { namespace, node, wide }
+    }
+
+    fn render(columns: Columns) -> String {
         let now = "2026-11-22T10:05:30Z".parse().unwrap();
-        let mut table = Table::new(&header(namespaces, wide));
-        table.row(row(&running(), namespaces, wide, now));
-        table.row(row(&object("new", json!({})), namespaces, wide, now));
+        let mut table = Table::new(&header(columns));
+        table.row(row(&running(), columns, now));
+        table.row(row(&object("new", json!({})), columns, now));
         table.render("")
     }
 
     #[test]
     fn the_table_is_short_and_the_wide_one_tells_why() {
-        insta::assert_snapshot!(render(false, false), @r"
+        insta::assert_snapshot!(render(columns(false, false, false)), @r"
         NAME    READY     PHASE     RESTARTS   BACKEND   AGE
         hello   True      Running   2          Qemu      5m30s
         new     Unknown   Pending   0          <none>    5m30s
         ");
-        insta::assert_snapshot!(render(true, true), @r"
+        insta::assert_snapshot!(render(columns(true, false, true)), @r"
         NAMESPACE   NAME    READY     PHASE     RESTARTS   BACKEND   AGE     IMAGE         KERNEL    HEALTHY   REASON    MESSAGE
         default     hello   True      Running   2          Qemu      5m30s   alpine:3.22   6.1.0-1   False     Settled   it runs
         default     new     Unknown   Pending   0          <none>    5m30s   alpine:3.22   <none>    <none>    <none>    <none>
+        ");
+        insta::assert_snapshot!(render(columns(false, true, false)), @r"
+        NAME    READY     PHASE     RESTARTS   BACKEND   NODE     AGE
+        hello   True      Running   2          Qemu      node-1   5m30s
+        new     Unknown   Pending   0          <none>    <none>   5m30s
         ");
     }
 
     #[test]
     fn a_machine_that_is_held_shows_so_in_its_phase() {
-        let phase =
-            |phase: &str| row(&object("a", json!({"phase": phase})), false, false, Timestamp::UNIX_EPOCH).remove(2);
+        let phase = |phase: &str| {
+            row(&object("a", json!({"phase": phase})), columns(false, false, false), Timestamp::UNIX_EPOCH).remove(2)
+        };
         assert_eq!(["Paused", "Quarantined", "OfTomorrow"].map(phase), ["Paused", "Quarantined", "Unknown"]);
     }
 
     #[test]
     fn programs_get_a_list_unless_they_name_one() {
-        let mut view = View { format: Format::Json, namespaces: false, table: None };
+        let mut view = View { format: Format::Json, columns: columns(false, false, false), table: None };
         let list: Value = serde_json::from_str(&view.all(&[running()], false).unwrap()).unwrap();
         assert_eq!(list["kind"], "List");
         assert_eq!(list["items"][0]["metadata"]["name"], "hello");

@@ -1,19 +1,21 @@
 //! `microagent logs`
 
 use std::{
-    collections::VecDeque,
     io::{self, Write},
+    time::Duration,
 };
 
+use jiff::{SignedDuration, Timestamp};
+use microagent_base::log::{
+    cri::{self, Stream},
+    tail::Tail,
+};
 use microagent_crds::Phase;
 
+use super::duration;
 use crate::{
     context::Context,
     failure::Result,
-    log::{
-        cri::{self, Stream},
-        tail::Tail,
-    },
     objects::{self, Object},
     output,
 };
@@ -25,16 +27,19 @@ use crate::{
 )]
 pub(crate) struct Args {
     /// The workspace
-    name: String,
+    pub(crate) name: String,
     /// Go on with what is written from now on, until the workload has ended for good
     #[arg(short, long)]
-    follow: bool,
+    pub(crate) follow: bool,
     /// Only the last lines of what is there
     #[arg(long, value_name = "N")]
-    tail: Option<usize>,
+    pub(crate) tail: Option<usize>,
+    /// Only what was written less than this ago, such as 30s or 1h
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "console")]
+    since: Option<Duration>,
     /// The machine's serial console instead: its kernel and guest-init
     #[arg(long)]
-    console: bool,
+    pub(crate) console: bool,
     /// Show when each line was written
     #[arg(long, conflicts_with = "console")]
     timestamps: bool,
@@ -56,25 +61,15 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8> {
     let path = if args.console { machine.console_log() } else { machine.workload_log() };
     watch.dir(&machine.supervisor());
     let mut tail = Tail::new(&path);
-    let mut printer = Printer { args, line_begins: true };
-
-    let mut first: VecDeque<Vec<u8>> = VecDeque::new();
-    let keep = args.tail.unwrap_or(usize::MAX);
-    if keep < usize::MAX {
-        tail.lines(|line| {
-            first.push_back(line.to_vec());
-            if first.len() > keep {
-                first.pop_front();
-            }
-            Ok(())
-        })?;
-        for line in first {
-            printer.print(&line)?;
-        }
+    let mut printer = Printer::new(args);
+    let since = args.since(Timestamp::now());
+    let wanted = |line: &[u8]| since.as_deref().is_none_or(|since| !cri::is_before(line, since));
+    if let Some(keep) = args.tail {
+        tail.last(keep, wanted, |line| printer.print(line))?;
     }
     loop {
         let over = object_is_over(context, &object, &uid)?;
-        tail.lines(|line| printer.print(line))?;
+        tail.lines(|line| if wanted(line) { printer.print(line) } else { Ok(()) })?;
         if !args.follow || over {
             tail.rest(|line| printer.print(line))?;
             break;
@@ -86,9 +81,23 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8> {
         }
     }
     if path.symlink_metadata().is_err() {
-        output::note(&format!("workspace {} has written nothing yet", key.name));
+        nothing_yet(&key.name);
     }
     Ok(0)
+}
+
+/// Says so, as nothing else would be seen.
+pub(crate) fn nothing_yet(name: &str) {
+    output::note(&format!("workspace {name} has written nothing yet"));
+}
+
+impl Args {
+    /// The time before which nothing is wanted, as records have it.
+    pub(crate) fn since(&self, now: Timestamp) -> Option<String> {
+        // Before all times there are none to leave out.
+        let then = now.checked_sub(SignedDuration::try_from(self.since?).ok()?).ok()?;
+        Some(format!("{then:.9}"))
+    }
 }
 
 /// Whether nothing more will be written. Asked before the log is read: all of a workload's output is in the log before its
@@ -101,13 +110,19 @@ fn object_is_over(context: &Context, object: &Object, uid: &str) -> Result<bool>
     }))
 }
 
-struct Printer<'a> {
+/// Prints the lines of a log as they were asked for.
+pub(crate) struct Printer<'a> {
     args: &'a Args,
     line_begins: bool,
 }
 
-impl Printer<'_> {
-    fn print(&mut self, line: &[u8]) -> io::Result<()> {
+impl<'a> Printer<'a> {
+    pub(crate) fn new(args: &'a Args) -> Self {
+        Self { args, line_begins: true }
+    }
+
+    /// Prints one line of a log, without its line feed.
+    pub(crate) fn print(&mut self, line: &[u8]) -> io::Result<()> {
         if self.args.console {
             return write(Stream::Stdout, &[line, b"\n"]);
         }
@@ -132,5 +147,23 @@ pub(crate) fn write(stream: Stream, parts: &[&[u8]]) -> io::Result<()> {
             out.flush()
         }
         Stream::Stderr => io::stderr().lock().write_all(&bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn a_time_ago_is_told_as_records_have_it() {
+        let since = |line: &str| {
+            let Command::Logs(args) = Cli::parse_from(line.split(' ')).command else { panic!("not logs") };
+            args.since("2026-11-22T10:00:00.5Z".parse().unwrap())
+        };
+        assert_eq!(since("microagent logs a"), None);
+        assert_eq!(since("microagent logs a --since 90s").as_deref(), Some("2026-11-22T09:58:30.500000000Z"));
+        assert_eq!(since("microagent logs a --since 4294967295h"), None, "before all times");
     }
 }

@@ -32,6 +32,11 @@ use crate::{
 
 /// Runs a command line and gives the exit code.
 pub(crate) fn main(cli: Cli) -> u8 {
+    in_runtime(dispatch(cli))
+}
+
+/// Runs a command and gives the exit code.
+pub(crate) fn in_runtime(command: impl Future<Output = Result<u8>>) -> u8 {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -39,7 +44,7 @@ pub(crate) fn main(cli: Cli) -> u8 {
             return FAILED;
         }
     };
-    let code = runtime.block_on(dispatch(cli)).unwrap_or_else(|failure| failure.report());
+    let code = runtime.block_on(command).unwrap_or_else(|failure| failure.report());
     // A read of standard input cannot be taken back: do not wait for it.
     runtime.shutdown_background();
     code

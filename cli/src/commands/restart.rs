@@ -12,7 +12,9 @@ use crate::{
     context::Context,
     failure::{Failure, Result},
     objects::{self, Object},
-    output, stages,
+    output,
+    program::program,
+    stages,
 };
 
 /// Start a workspace's machine anew, from its present spec
@@ -25,13 +27,13 @@ use crate::{
 )]
 pub(crate) struct Args {
     /// The workspace
-    name: String,
+    pub(crate) name: String,
     /// Wait until the new machine is Ready
     #[arg(long)]
-    wait: bool,
+    pub(crate) wait: bool,
     /// How long to wait
     #[arg(long, default_value = "5m", value_name = "TIME", value_parser = duration, requires = "wait")]
-    timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8> {
@@ -56,7 +58,7 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8> {
 }
 
 /// The UID of a workspace that can be started anew.
-fn can_start(object: &Object) -> Result<&str> {
+pub(crate) fn can_start(object: &Object) -> Result<&str> {
     let key = &object.key;
     if object.workspace.metadata.deletion_timestamp.is_some() {
         return Err(Failure::new(format!("workspace {key} is being deleted")));
@@ -73,7 +75,7 @@ fn can_start(object: &Object) -> Result<&str> {
 }
 
 /// Whether another boot than before is as asked.
-fn is_anew(before: &Object, now: Option<&Object>) -> Result<bool> {
+pub(crate) fn is_anew(before: &Object, now: Option<&Object>) -> Result<bool> {
     let key = &before.key;
     let Some(now) = now.filter(|now| now.uid() == before.uid()) else {
         return Err(Failure::new(format!("workspace {key} was deleted while its restart was awaited")));
@@ -85,7 +87,7 @@ fn is_anew(before: &Object, now: Option<&Object>) -> Result<bool> {
     match now.stalled() {
         Some(condition) if anew => {
             Err(Failure::new(format!("workspace {key} was started anew and is not ready: {}", stages::line(condition)))
-                .help(format!("see `microagent describe {}`", key.name)))
+                .help(format!("see `{} describe {}`", program(), key.name)))
         }
         _ => Ok(anew && wait::is_ready(now)),
     }

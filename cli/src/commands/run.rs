@@ -11,16 +11,16 @@ use crate::{
     context::Context,
     driver::Driver,
     failure::{FAILED, Failure, Result},
-    log::{
-        cri::{self, Stream},
-        tail::Tail,
-    },
     manifests, names,
     objects::{self, Object},
     output::{self, human},
     stages::Stages,
 };
 use clap::ValueEnum;
+use microagent_base::log::{
+    cri::{self, Stream},
+    tail::Tail,
+};
 use microagent_controller::Key;
 use microagent_crds::{ConditionType, Phase, Reason};
 

@@ -11,7 +11,9 @@ use crate::{
     context::Context,
     failure::{Failure, Result},
     objects::{self, Object},
-    output, stages,
+    output,
+    program::program,
+    stages,
 };
 
 /// Wait until workspaces are as asked
@@ -23,18 +25,18 @@ use crate::{
 pub(crate) struct Args {
     /// Workspaces
     #[arg(required = true, value_name = "NAME")]
-    names: Vec<String>,
+    pub(crate) names: Vec<String>,
     /// What to wait for: condition=TYPE[=STATUS] or delete
     #[arg(long = "for", value_name = "WHAT")]
-    what: What,
+    pub(crate) what: What,
     /// How long to wait; 0 looks once
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
-    timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// What a workspace should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
+pub(crate) enum What {
     Condition(ConditionType, ConditionStatus),
     Delete,
 }
@@ -60,7 +62,7 @@ impl FromStr for What {
 
 impl What {
     /// Whether it is so. kubectl's rule: a condition about an older generation tells nothing.
-    fn met(self, object: Option<&Object>) -> bool {
+    pub(crate) fn met(self, object: Option<&Object>) -> bool {
         match (self, object) {
             (Self::Delete, object) => object.is_none(),
             (Self::Condition(..), None) => false,
@@ -70,7 +72,20 @@ impl What {
         }
     }
 
-    fn text(self) -> String {
+    /// What is said when it is so.
+    pub(crate) fn done(self) -> &'static str {
+        if self == Self::Delete { "deleted" } else { "condition met" }
+    }
+
+    /// The condition that is waited for.
+    pub(crate) fn condition(self) -> Option<ConditionType> {
+        match self {
+            Self::Condition(kind, _) => Some(kind),
+            Self::Delete => None,
+        }
+    }
+
+    pub(crate) fn text(self) -> String {
         match self {
             Self::Condition(kind, status) => format!("{kind}={}", status.as_str()),
             Self::Delete => "its deletion".to_owned(),
@@ -90,11 +105,7 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<u8> {
                 Err(_) => return Err(too_late(context, args, &key)?),
             }
         }
-        output::line(&format!(
-            "workspace/{} {}",
-            key.name,
-            if args.what == What::Delete { "deleted" } else { "condition met" }
-        ))?;
+        output::line(&format!("workspace/{} {}", key.name, args.what.done()))?;
     }
     Ok(0)
 }
@@ -124,11 +135,7 @@ pub(super) fn is_ready(object: &Object) -> bool {
 
 fn too_late(context: &Context, args: &Args, key: &Key) -> Result<Failure> {
     let failure = timed_out(&format!("{} of workspace/{}", args.what.text(), key.name), args.timeout);
-    let asked = match args.what {
-        What::Condition(kind, _) => Some(kind),
-        What::Delete => None,
-    };
-    how_far(context, key, failure, asked)
+    how_far(context, key, failure, args.what.condition())
 }
 
 /// Tells with a failure how far the workspace came: why a person must act, or else how the condition stands that was awaited.
@@ -140,11 +147,16 @@ pub(super) fn how_far(context: &Context, key: &Key, failure: Failure, asked: Opt
         };
         return Ok(failure.help(format!("there is no workspace {key}; {what_to_do}")));
     };
-    let asked = asked.and_then(|kind| object.condition(kind));
-    Ok(match object.stalled().or(asked) {
-        Some(condition) => failure.help(format!("{}; see `microagent describe {}`", stages::line(condition), key.name)),
-        None => failure.help(format!("see `microagent describe {}`", key.name)),
-    })
+    Ok(standing(&object, failure, asked))
+}
+
+/// Tells with a failure why a person must act, or else how the condition stands that was awaited.
+pub(crate) fn standing(object: &Object, failure: Failure, asked: Option<ConditionType>) -> Failure {
+    let see = format!("see `{} describe {}`", program(), object.key.name);
+    match object.stalled().or(asked.and_then(|kind| object.condition(kind))) {
+        Some(condition) => failure.help(format!("{}; {see}", stages::line(condition))),
+        None => failure.help(see),
+    }
 }
 
 #[cfg(test)]

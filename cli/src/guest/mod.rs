@@ -2,3 +2,4 @@
 
 pub(crate) mod session;
 pub(crate) mod terminal;
+pub(crate) mod wire;

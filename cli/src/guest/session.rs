@@ -2,22 +2,17 @@
 
 use std::{
     io::{self, Read, Write},
-    os::unix::net::UnixStream,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread,
-    time::Duration,
 };
 
 use microagent_guest_protocol::{
-    CONTROL_PORT, Exec, ExecInput, ExecReply, Request,
+    Exec, ExecInput, ExecReply, Request,
     frame::{self, Kind},
 };
-use microagent_supervisor_protocol::vsock;
 use tokio::sync::oneshot;
 
-/// How long the guest may take to accept a connection: long enough for a translated guest on a busy host.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+use super::wire::Wire;
 
 /// How a session ended.
 #[derive(Debug)]
@@ -32,29 +27,31 @@ pub(crate) enum End {
     Output(io::Error),
 }
 
+type Writer = Box<dyn Write + Send>;
+
 /// A command that runs in the guest.
 pub(crate) struct Session {
-    wire: Arc<Mutex<UnixStream>>,
+    wire: Arc<Mutex<Writer>>,
     end: oneshot::Receiver<End>,
 }
 
 impl Session {
-    /// Starts the command. Its output goes to `out` and `err` from now on. Blocks the thread while it connects.
+    /// Starts the command. Its output goes to `out` and `err` from now on. Blocks the thread while it sends.
     ///
     /// # Errors
     /// Those of the connection.
     pub(crate) fn start(
-        socket: &Path,
+        wire: Wire,
         exec: Exec,
         out: impl Write + Send + 'static,
         err: impl Write + Send + 'static,
     ) -> io::Result<Self> {
-        let mut stream = vsock::connect(socket, CONTROL_PORT, CONNECT_TIMEOUT)?;
-        frame::write_message(&mut stream, &Request::Exec(exec))?;
-        let reader = stream.try_clone()?;
+        let Wire { reader, mut writer } = wire;
+        frame::write_message(&mut writer, &Request::Exec(exec))?;
+        writer.flush()?;
         let (tell, end) = oneshot::channel();
         thread::spawn(move || tell.send(receive(reader, out, err)));
-        Ok(Self { wire: Arc::new(Mutex::new(stream)), end })
+        Ok(Self { wire: Arc::new(Mutex::new(writer)), end })
     }
 
     /// Sends all that `input` gives, and then its end, from a thread of its own.
@@ -89,11 +86,13 @@ impl Session {
     }
 }
 
-fn send(wire: &Mutex<UnixStream>, write: impl FnOnce(&mut UnixStream) -> io::Result<()>) -> io::Result<()> {
-    write(&mut wire.lock().unwrap_or_else(PoisonError::into_inner))
+fn send(wire: &Mutex<Writer>, write: impl FnOnce(&mut Writer) -> io::Result<()>) -> io::Result<()> {
+    let mut wire = wire.lock().unwrap_or_else(PoisonError::into_inner);
+    write(&mut wire)?;
+    wire.flush()
 }
 
-fn receive(mut wire: UnixStream, mut out: impl Write, mut err: impl Write) -> End {
+fn receive(mut wire: impl Read, mut out: impl Write, mut err: impl Write) -> End {
     loop {
         let frame = match frame::read(&mut wire) {
             Ok(Some(frame)) => frame,
@@ -122,7 +121,7 @@ fn receive(mut wire: UnixStream, mut out: impl Write, mut err: impl Write) -> En
 mod tests {
     use std::{
         io::BufRead,
-        os::unix::net::UnixListener,
+        os::unix::net::{UnixListener, UnixStream},
         sync::mpsc::{self, Receiver},
     };
 
@@ -165,7 +164,7 @@ mod tests {
 
     fn start(dir: &tempfile::TempDir) -> (Session, Receiver<Vec<u8>>) {
         let (tx, rx) = mpsc::channel();
-        (Session::start(&dir.path().join("s"), exec(), Sent(tx), io::sink()).unwrap(), rx)
+        (Session::start(Wire::local(&dir.path().join("s")).unwrap(), exec(), Sent(tx), io::sink()).unwrap(), rx)
     }
 
     #[tokio::test]
@@ -206,7 +205,8 @@ mod tests {
         });
         let (tx, rx) = mpsc::channel();
         drop(rx);
-        let mut session = Session::start(&dir.path().join("s"), exec(), Sent(tx), io::sink()).unwrap();
+        let wire = Wire::local(&dir.path().join("s")).unwrap();
+        let mut session = Session::start(wire, exec(), Sent(tx), io::sink()).unwrap();
         assert!(matches!(session.end().await, End::Output(_)));
         drop(session);
         thread.join().unwrap();

@@ -83,14 +83,18 @@ impl Effects {
             }
             Action::Release { pod } => self.release(key, pod, view).await?,
             Action::Bind { node } => {
-                let tests = [("/metadata/uid", json!(workspace.metadata.uid)), ("/spec/nodeName", Value::Null)];
-                let bind = json!({ "op": "add", "path": "/spec/nodeName", "value": node });
-                view.answered(self.patch(key, &tests, bind).await?);
+                let mut change = Change::of(workspace);
+                change
+                    .test("/spec/nodeName", &Value::Null)
+                    .push(json!({ "op": "add", "path": "/spec/nodeName", "value": node }));
+                view.answered(self.patch(key, change).await?);
             }
             Action::Unbind { node } => {
-                let tests = [("/metadata/uid", json!(workspace.metadata.uid)), ("/spec/nodeName", json!(node))];
-                let unbind = json!({ "op": "remove", "path": "/spec/nodeName" });
-                let moved = self.patch(key, &tests, unbind).await?;
+                let mut change = Change::of(workspace);
+                change.test("/spec/nodeName", &json!(node)).push(json!({ "op": "remove", "path": "/spec/nodeName" }));
+                // What the lost node has is given up with it; the next agent takes the finalizer when it has something itself.
+                change.without_finalizer(workspace);
+                let moved = self.patch(key, change).await?;
                 let message =
                     format!("node {node} is lost: the workspace begins anew on another one, with an empty disk");
                 self.publish(workspace, EventType::Warning, Reason::NodeLost, "Reschedule", &message).await;
@@ -159,27 +163,19 @@ impl Effects {
     }
 
     async fn abandon(&self, key: &Key, workspace: &Workspace, node: &str) -> Result<(), ActError> {
-        let finalizers = workspace.metadata.finalizers.iter().flatten();
-        let Some(nth) = finalizers.enumerate().find(|(_, one)| *one == HOST_STATE_FINALIZER).map(|(nth, _)| nth) else {
-            return Ok(());
-        };
-        let at = format!("/metadata/finalizers/{nth}");
-        let tests = [("/metadata/uid", json!(workspace.metadata.uid)), (at.as_str(), json!(HOST_STATE_FINALIZER))];
+        let mut change = Change::of(workspace);
+        change.without_finalizer(workspace);
         // Told first: afterwards the workspace is gone.
         let message = format!(
             "what node {node} has of the workspace is given up, as its annotation asks for; if the node comes back, it removes it"
         );
         self.publish(workspace, EventType::Warning, Reason::NodeLost, "Abandon", &message).await;
-        self.patch(key, &tests, json!({ "op": "remove", "path": at })).await?;
-        Ok(())
+        self.patch(key, change).await.map(drop)
     }
 
-    /// Changes one thing of a workspace, if these fields are as they were; a field that was not there is `null`.
-    async fn patch(&self, key: &Key, tests: &[(&str, Value)], last: Value) -> Result<Workspace, ActError> {
-        let tests = tests.iter().map(|(at, value)| json!({ "op": "test", "path": at, "value": value }));
-        let operations: Vec<Value> = tests.chain([last]).collect();
+    async fn patch(&self, key: &Key, change: Change) -> Result<Workspace, ActError> {
         let params = PatchParams { field_manager: Some(PLACEMENT_MANAGER.to_owned()), ..PatchParams::default() };
-        let patch = Patch::<()>::Json(serde_json::from_value(operations.into())?);
+        let patch = Patch::<()>::Json(serde_json::from_value(change.0.into())?);
         ask(self.workspaces(key).patch(&key.name, &params, &patch)).await
     }
 
@@ -202,6 +198,37 @@ impl Effects {
 
     fn pods(&self, key: &Key) -> Api<Pod> {
         Api::namespaced(self.client.clone(), &key.namespace)
+    }
+}
+
+/// A JSON patch (RFC 6902) of a workspace, which is refused when the workspace is not as it was seen.
+struct Change(Vec<Value>);
+
+impl Change {
+    /// Of this workspace, and not of one of the same name after it.
+    fn of(workspace: &Workspace) -> Self {
+        let mut change = Self(Vec::new());
+        change.test("/metadata/uid", &json!(workspace.metadata.uid));
+        change
+    }
+
+    /// Only when this field has this value; `null` stands for one that is not there.
+    fn test(&mut self, path: &str, value: &Value) -> &mut Self {
+        self.push(json!({ "op": "test", "path": path, "value": value }))
+    }
+
+    fn push(&mut self, operation: Value) -> &mut Self {
+        self.0.push(operation);
+        self
+    }
+
+    /// Takes the finalizer of host state away, where it is.
+    fn without_finalizer(&mut self, workspace: &Workspace) {
+        let mut all = workspace.metadata.finalizers.iter().flatten();
+        if let Some(nth) = all.position(|one| one == HOST_STATE_FINALIZER) {
+            let path = format!("/metadata/finalizers/{nth}");
+            self.test(&path, &json!(HOST_STATE_FINALIZER)).push(json!({ "op": "remove", "path": path }));
+        }
     }
 }
 

@@ -14,6 +14,8 @@
 
 mod room;
 mod tell;
+#[cfg(test)]
+mod tests;
 
 use jiff::Timestamp;
 use kube::runtime::events::EventType;

@@ -35,8 +35,11 @@ pub struct Owners {
 /// The parts of a status that one manager holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fields {
-    /// The types of conditions.
+    /// The types of the conditions that it holds whole.
     pub conditions: BTreeSet<String>,
+    /// The types of those that another has overwritten: it still holds that they are there. When the other one lets go of such a
+    /// condition, half of it stays, which the server refuses.
+    pub parts: BTreeSet<String>,
     /// `phase`.
     pub phase: bool,
     /// `observedGeneration`.
@@ -126,12 +129,20 @@ impl Fields {
         self.phase |= has("f:phase");
         self.observed_generation |= has("f:observedGeneration");
         let conditions = status.and_then(|status| status.get("f:conditions")).and_then(Value::as_object);
-        for key in conditions.into_iter().flat_map(|all| all.keys()) {
+        for (key, leaves) in conditions.into_iter().flatten() {
             // A key of a list-map: `k:{"type":"Ready"}`.
             let type_ = key.strip_prefix("k:").and_then(|json| serde_json::from_str::<Value>(json).ok());
             let type_ = type_.as_ref().and_then(|key| key.get("type")).and_then(Value::as_str);
-            self.conditions.extend(type_.map(str::to_owned));
+            let whole = leaves.get("f:reason").is_some();
+            let of = if whole { &mut self.conditions } else { &mut self.parts };
+            of.extend(type_.map(str::to_owned));
         }
+    }
+
+    /// Whether it holds any of a condition.
+    #[must_use]
+    pub fn has(&self, type_: &str) -> bool {
+        self.conditions.contains(type_) || self.parts.contains(type_)
     }
 }
 
@@ -217,16 +228,22 @@ mod tests {
                 { "manager": "kubectl", "operation": "Update", "fieldsV1": { "f:spec": { "f:image": {} } } },
                 { "manager": "microagent-placement", "operation": "Update", "fieldsV1": { "f:spec": { "f:nodeName": {} } } },
                 { "manager": "microagent-placement", "operation": "Apply", "subresource": "status", "fieldsV1": { "f:status": {
-                    "f:phase": {}, "f:conditions": { "k:{\"type\":\"Scheduled\"}": { ".": {}, "f:status": {} } } } } },
+                    "f:phase": {}, "f:conditions": { "k:{\"type\":\"Scheduled\"}": { ".": {}, "f:reason": {} },
+                        "k:{\"type\":\"Ready\"}": { ".": {}, "f:type": {} } } } } },
                 { "manager": "microagent-agent", "operation": "Apply", "subresource": "status", "fieldsV1": { "f:status": {
-                    "f:observedGeneration": {}, "f:conditions": { "k:{\"type\":\"Ready\"}": { ".": {} } } } } },
+                    "f:observedGeneration": {}, "f:conditions": { "k:{\"type\":\"Ready\"}": { ".": {}, "f:reason": {} } } } } },
             ] },
         }))
         .unwrap();
         let seen = Seen::new(workspace);
         let conditions = |one: &str| BTreeSet::from([one.to_owned()]);
-        let ours = Fields { conditions: conditions("Scheduled"), phase: true, observed_generation: false };
-        let agents = Fields { conditions: conditions("Ready"), phase: false, observed_generation: true };
+        let ours = Fields {
+            conditions: conditions("Scheduled"),
+            parts: conditions("Ready"),
+            phase: true,
+            ..Fields::default()
+        };
+        let agents = Fields { conditions: conditions("Ready"), observed_generation: true, ..Fields::default() };
         assert_eq!(seen.owners, Owners { placed_by_us: true, ours, agents: Some(agents) });
         assert!(seen.is_taken_over() && seen.workspace.metadata.managed_fields.is_none());
     }

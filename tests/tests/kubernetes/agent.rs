@@ -32,6 +32,11 @@ impl Node {
         cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: microagent-system}\n");
         let none = json!({});
         cluster.add_node(name, &json!({ "cpu": "8", "memory": "16Gi", "pods": "110" }), &none, &json!([]));
+        Self::of(cluster, name)
+    }
+
+    /// Another host with the name of a node that is there.
+    pub(crate) fn of(cluster: &Cluster, name: &str) -> Self {
         let kubeconfig = cluster.kubeconfig().to_owned();
         Self { host: Host::with_fake_machines(), name: name.to_owned(), kubeconfig }
     }

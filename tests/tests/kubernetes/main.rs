@@ -4,9 +4,13 @@
 
 mod agent;
 mod control_plane;
+mod gate;
 mod gitops;
+mod lease;
 mod manifests;
 mod parts;
+mod placement;
+mod schema;
 mod workspaces;
 
 use std::fs;

@@ -30,6 +30,15 @@ pub(super) fn tell(input: &Input<'_>) -> Option<Told> {
         told.event = news(seen, &said);
         told.conditions.insert(0, condition(seen, ConditionType::Scheduled, said, input.now));
     }
+    // What an agent holds a part of cannot be let go of before it holds all of it.
+    for known in seen.workspace.status.iter().flat_map(|status| &status.conditions) {
+        let name = known.type_.as_str();
+        let is_half = seen.owners.agents.as_ref().is_some_and(|agents| agents.parts.contains(name));
+        if is_half && seen.owners.ours.has(name) && told.conditions.iter().all(|c| c.type_ != known.type_) {
+            let said = (known.status, known.reason, known.message.clone());
+            told.conditions.push(condition(seen, known.type_, said, input.now));
+        }
+    }
     (!is_told(seen, &told)).then_some(told)
 }
 
@@ -151,7 +160,7 @@ fn around(input: &Input<'_>, scheduled: Option<&Said>, told: &mut Told) {
     let mut say = |type_: ConditionType, said: Said| told.conditions.push(condition(seen, type_, said, input.now));
     let ready = seen.condition(ConditionType::Ready);
     let never = seen.owners.agents.is_none();
-    let ours = seen.owners.ours.conditions.contains(ConditionType::Ready.as_str());
+    let ours = seen.owners.ours.has(ConditionType::Ready.as_str());
     let Some((_, reason, message)) = scheduled.cloned() else {
         // Put on a node by a user before one was found: what was said stands until the agent speaks.
         if ours && !seen.is_taken_over() {
@@ -220,7 +229,7 @@ fn around(input: &Input<'_>, scheduled: Option<&Said>, told: &mut Told) {
 fn keep(seen: &Seen, told: &mut Told, now: Timestamp) {
     let status = seen.workspace.status.as_ref();
     for known in status.into_iter().flat_map(|status| &status.conditions) {
-        let ours = seen.owners.ours.conditions.contains(known.type_.as_str());
+        let ours = seen.owners.ours.has(known.type_.as_str());
         if ours && known.type_ != ConditionType::Scheduled {
             let said = (known.status, known.reason, known.message.clone());
             told.conditions.push(condition(seen, known.type_, said, now));
@@ -249,6 +258,7 @@ fn is_told(seen: &Seen, told: &Told) -> bool {
     let ours = &seen.owners.ours;
     let types: BTreeSet<String> = told.conditions.iter().map(|c| c.type_.as_str().to_owned()).collect();
     types == ours.conditions
+        && ours.parts.is_empty()
         && told.conditions.iter().all(|c| seen.condition(c.type_).is_some_and(|known| known.same_as(c)))
         && told.phase.is_some() == ours.phase
         && told.observed_generation.is_some() == ours.observed_generation

@@ -11,7 +11,10 @@ use super::{Node, QUIET, condition, object, wait, wait_gone};
 fn crd_without_rules(cluster: &Cluster) {
     let patch = json!([{
         "op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec",
-        "value": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
+        "value": {
+            "type": "object", "x-kubernetes-preserve-unknown-fields": true,
+            "properties": { "nodeName": { "type": "string" } },
+        },
     }]);
     cluster.kubectl().ok(["patch", "crd", "workspaces.microagent.dev", "--type=json", "--patch", &patch.to_string()]);
 }
@@ -95,7 +98,7 @@ fn a_second_agent_of_a_node_refuses_and_touches_nothing() {
     first.wait_listed();
     cluster.kubectl().apply(&first.manifest("a", &json!({})));
     wait(cluster.kubectl(), "a", "Ready");
-    let mut second = Node::prepare(&cluster, "twice");
+    let mut second = Node::of(&cluster, "twice");
     second.start_agent();
     until("the second one says why it ends", || second.log().contains("another agent serves node twice"));
     assert!(!second.log().contains("workspaces are of node"), "it saw nothing");

@@ -34,7 +34,10 @@ fn a_workspace_is_applied_edited_halted_and_deleted() {
     assert_eq!(selected.trim(), "workspace.microagent.dev/a");
     // What is applied again changes nothing, and the file is what is there.
     assert!(kubectl.run_with(["diff", "--filename=-"], &node.manifest("a", &json!({}))).status.success());
-    assert!(kubectl.apply(&node.manifest("a", &json!({}))).contains("unchanged"));
+    let version = |object: &serde_json::Value| object["metadata"]["resourceVersion"].clone();
+    let before = version(&object(&kubectl, "a"));
+    kubectl.apply(&node.manifest("a", &json!({})));
+    assert_eq!(version(&object(&kubectl, "a")), before);
 
     kubectl.apply(&node.manifest("a", &json!({ "env": [{ "name": "A", "value": "1" }] })));
     wait(&kubectl, "a", "RestartRequired");

@@ -3,7 +3,7 @@
 
 /// Which output a record is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stream {
+pub enum Stream {
     /// Standard output.
     Stdout,
     /// Standard error.
@@ -12,21 +12,22 @@ pub(crate) enum Stream {
 
 /// One record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Record<'a> {
+pub struct Record<'a> {
     /// RFC 3339 with nanoseconds.
-    pub(crate) time: &'a str,
+    pub time: &'a str,
     /// The output it is from.
-    pub(crate) stream: Stream,
+    pub stream: Stream,
     /// Whether the line ends here.
-    pub(crate) full: bool,
+    pub full: bool,
     /// Whether a setup command wrote it.
-    pub(crate) setup: bool,
+    pub setup: bool,
     /// The text, without the line's end.
-    pub(crate) text: &'a [u8],
+    pub text: &'a [u8],
 }
 
 /// Reads one line of a log, without its line feed. `None` when it is not a record.
-pub(crate) fn parse(line: &[u8]) -> Option<Record<'_>> {
+#[must_use]
+pub fn parse(line: &[u8]) -> Option<Record<'_>> {
     let mut parts = line.splitn(4, |&b| b == b' ');
     let time = std::str::from_utf8(parts.next()?).ok().filter(|t| t.contains('T') && t.len() <= 40)?;
     let stream = match parts.next()? {
@@ -41,6 +42,13 @@ pub(crate) fn parse(line: &[u8]) -> Option<Record<'_>> {
         _ => return None,
     };
     Some(Record { time, stream, full, setup: tags.any(|t| t == b"setup"), text: parts.next().unwrap_or_default() })
+}
+
+/// Whether a line was written before `time`, which has nine digits behind the second and ends in `Z`, as records do: then times sort
+/// as text. What is no record was not.
+#[must_use]
+pub fn is_before(line: &[u8], time: &str) -> bool {
+    parse(line).is_some_and(|record| record.time < time)
 }
 
 #[cfg(test)]
@@ -71,6 +79,20 @@ mod tests {
         assert_eq!(record("F:setup"), Some((true, true)));
         assert_eq!(record("P:other:setup"), Some((false, true)));
         assert_eq!(record("X"), None);
+    }
+
+    #[test]
+    fn records_are_older_than_a_later_time_only() {
+        let line = format!("{TIME} stdout F x");
+        for (time, before) in [
+            ("2026-11-22T10:00:00.000000001Z", false),
+            ("2026-11-22T10:00:00.000000002Z", true),
+            ("2026-11-22T09:59:59.999999999Z", false),
+            ("2027-01-01T00:00:00.000000000Z", true),
+        ] {
+            assert_eq!(is_before(line.as_bytes(), time), before, "{time}");
+        }
+        assert!(!is_before(b"no record", "9"));
     }
 
     #[test]

@@ -1,29 +1,30 @@
 //! A log file that grows and is rotated under its reader.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io::{self, Read},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-/// A line that is longer is given in parts.
-const MAX_LINE: usize = 1024 * 1024;
+use super::lines::Lines;
 
 /// Reads the lines of a log: first the older file, then the present one, then what is added.
 #[derive(Debug)]
-pub(crate) struct Tail {
+pub struct Tail {
     path: PathBuf,
     older: Option<PathBuf>,
     file: Option<(File, (u64, u64))>,
-    rest: Vec<u8>,
+    rest: Lines,
 }
 
 impl Tail {
     /// Reads `path`, and before it the file that it was rotated to, if any.
-    pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
-        Self { older: Some(rotated(&path)), path, file: None, rest: Vec::new() }
+        Self { older: Some(rotated(&path)), path, file: None, rest: Lines::default() }
     }
 
     /// Gives `each` every line that is there by now and was not given before, without its line feed. A last line that is not
@@ -31,7 +32,7 @@ impl Tail {
     ///
     /// # Errors
     /// Those of the operating system; that the file is not there is none.
-    pub(crate) fn lines(&mut self, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    pub fn lines(&mut self, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         if let Some(older) = self.older.take()
             && let Some((file, _)) = open(&older)?
         {
@@ -56,12 +57,35 @@ impl Tail {
         }
     }
 
+    /// As [`Self::lines`], but gives only the last `keep` of the lines that `wanted` takes; those before them count as given.
+    ///
+    /// # Errors
+    /// As [`Self::lines`].
+    pub fn last(
+        &mut self,
+        keep: usize,
+        mut wanted: impl FnMut(&[u8]) -> bool,
+        mut each: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut last: VecDeque<Vec<u8>> = VecDeque::new();
+        self.lines(|line| {
+            if keep > 0 && wanted(line) {
+                if last.len() == keep {
+                    last.pop_front();
+                }
+                last.push_back(line.to_vec());
+            }
+            Ok(())
+        })?;
+        last.iter().try_for_each(|line| each(line))
+    }
+
     /// Gives what is left of a last line that was never ended.
     ///
     /// # Errors
     /// Those of `each`.
-    pub(crate) fn rest(&mut self, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        if self.rest.is_empty() { Ok(()) } else { each(&std::mem::take(&mut self.rest)) }
+    pub fn rest(&mut self, each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        self.rest.rest(each)
     }
 
     fn drain(&mut self, mut file: File, each: &mut impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
@@ -73,26 +97,14 @@ impl Tail {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e),
             };
-            let mut bytes = &buffer[..n];
-            while let Some(end) = bytes.iter().position(|&b| b == b'\n') {
-                if self.rest.is_empty() {
-                    each(&bytes[..end])?;
-                } else {
-                    self.rest.extend_from_slice(&bytes[..end]);
-                    each(&std::mem::take(&mut self.rest))?;
-                }
-                bytes = &bytes[end + 1..];
-            }
-            self.rest.extend_from_slice(bytes);
-            if self.rest.len() >= MAX_LINE {
-                each(&std::mem::take(&mut self.rest))?;
-            }
+            self.rest.push(&buffer[..n], each)?;
         }
     }
 }
 
 /// The name that a full log gets: `workload.log` becomes `workload.log.1`.
-pub(crate) fn rotated(path: &Path) -> PathBuf {
+#[must_use]
+pub fn rotated(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".1");
     PathBuf::from(name)
@@ -158,6 +170,25 @@ mod tests {
         })
         .unwrap();
         assert_eq!(rest, b"end");
+    }
+
+    #[test]
+    fn the_last_lines_are_of_those_that_are_wanted_and_what_follows_is_given_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        append(&rotated(&path), "x1\ny1\n");
+        append(&path, "x2\nx3\ny2\n");
+        for (keep, expected) in [(2, vec!["x2", "x3"]), (9, vec!["x1", "x2", "x3"]), (0, vec![])] {
+            let mut tail = Tail::new(&path);
+            let mut lines = Vec::new();
+            let each = |line: &[u8]| {
+                lines.push(String::from_utf8_lossy(line).into_owned());
+                Ok(())
+            };
+            tail.last(keep, |line| line.starts_with(b"x"), each).unwrap();
+            assert_eq!(lines, expected, "{keep}");
+            assert!(read(&mut tail).is_empty());
+        }
     }
 
     #[test]

@@ -1,4 +1,0 @@
-//! Reading what machines write.
-
-pub(crate) mod cri;
-pub(crate) mod tail;
