@@ -4,8 +4,8 @@
 
 mod agent;
 mod control_plane;
-mod lease;
 mod gate;
+mod lease;
 mod parts;
 mod placement;
 mod schema;
