@@ -4,7 +4,9 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use kube::{Resource, api::ObjectMeta};
-use microagent_crds::{ConditionType, Reason, Workspace, canonical_spec_hash, kubernetes::HOST_STATE_FINALIZER, manifest};
+use microagent_crds::{
+    ConditionType, Reason, Workspace, canonical_spec_hash, kubernetes::HOST_STATE_FINALIZER, manifest,
+};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -156,8 +158,8 @@ impl Object {
 fn unreserved(status: &Value) -> Option<String> {
     let conditions = status.get("conditions")?.as_array()?;
     let scheduled = conditions.iter().find(|condition| condition["type"] == ConditionType::Scheduled.as_str())?;
-    let lost = [Reason::ReservationLost, Reason::Unschedulable].map(Reason::as_str);
-    let is_lost = scheduled["status"] == "False" && scheduled["reason"].as_str().is_some_and(|why| lost.contains(&why));
+    // Room that was given back, as of one that was halted, is asked for before the next start just as room that was lost.
+    let is_lost = scheduled["status"] == "False" && scheduled["reason"] != Reason::NodeLost.as_str();
     is_lost.then(|| scheduled["message"].as_str().unwrap_or_default().to_owned())
 }
 
@@ -246,7 +248,9 @@ mod tests {
             object.see(None).unreserved
         };
         assert_eq!(told("False", "ReservationLost").as_deref(), Some("the Pod was evicted"));
-        assert_eq!(told("False", "Unschedulable").as_deref(), Some("the Pod was evicted"));
+        for reason in ["Unschedulable", "Progressing", "Halted", "NotRunning"] {
+            assert_eq!(told("False", reason).as_deref(), Some("the Pod was evicted"), "{reason}");
+        }
         assert_eq!(told("False", "NodeLost"), None);
         assert_eq!(told("True", "Scheduled"), None);
         assert_eq!(object(json!({ "image": "debian" })).see(None).unreserved, None);
