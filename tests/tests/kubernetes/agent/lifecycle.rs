@@ -24,10 +24,13 @@ fn a_workspace_is_applied_edited_halted_and_deleted() {
         assert_eq!(condition["observedGeneration"], made["metadata"]["generation"], "{condition}");
     }
     let wide = kubectl.ok(["get", "ws", "a", "--output=wide"]);
-    for word in ["READY", "PHASE", "BACKEND", "NODE", "AGE", "IMAGE", "KERNEL", "REASON", "life", "Running", "6.1.0-fixture"] {
+    for word in
+        ["READY", "PHASE", "BACKEND", "NODE", "AGE", "IMAGE", "KERNEL", "REASON", "life", "Running", "6.1.0-fixture"]
+    {
         assert!(wide.contains(word), "{word}:\n{wide}");
     }
-    let selected = kubectl.ok(["get", "ws", "--field-selector=spec.nodeName=life,status.phase=Running", "--output=name"]);
+    let selected =
+        kubectl.ok(["get", "ws", "--field-selector=spec.nodeName=life,status.phase=Running", "--output=name"]);
     assert_eq!(selected.trim(), "workspace.microagent.dev/a");
     // What is applied again changes nothing, and the file is what is there.
     assert!(kubectl.run_with(["diff", "--filename=-"], &node.manifest("a", &json!({}))).status.success());
