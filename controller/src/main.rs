@@ -1,6 +1,6 @@
 //! `microagent-controller`: the reconciler as a service.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
@@ -30,6 +30,10 @@ struct Args {
     /// The kubeconfig that leads to the API server. Without it: KUBECONFIG, the user's own, or the service account of the Pod.
     #[arg(long, value_name = "FILE", requires = "node_name")]
     kubeconfig: Option<PathBuf>,
+    /// Where logs and commands are asked for by those whom the API server lets in (`kubectl microagent logs`, `exec`): an address of
+    /// the node that they reach.
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "node_name")]
+    gate: Option<SocketAddr>,
     /// Where state is kept.
     #[arg(long, env = microagent_controller::paths::STATE_DIR_VARIABLE, value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -58,7 +62,7 @@ enum LogFormat {
 }
 
 fn main() -> anyhow::Result<()> {
-    let Args { folders, node_name, kubeconfig, state_dir, cache_dir, relist, parallelism, admin, log_format } =
+    let Args { folders, node_name, kubeconfig, gate, state_dir, cache_dir, relist, parallelism, admin, log_format } =
         Args::parse();
     log(log_format);
     let mut options = Options::new(Paths::resolve(state_dir, cache_dir));
@@ -68,7 +72,7 @@ fn main() -> anyhow::Result<()> {
     options.admin = admin;
     let node = node_name.map(|node| {
         let Options { paths, parallelism, admin, .. } = options.clone();
-        NodeOptions { paths, node, kubeconfig, parallelism, admin }
+        NodeOptions { paths, node, kubeconfig, parallelism, admin, gate }
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(async {

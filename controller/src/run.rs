@@ -91,6 +91,9 @@ pub enum ControllerError {
     /// No API server can be spoken to.
     #[error("{0}")]
     Cluster(String),
+    /// The gate cannot be opened.
+    #[error("{0}")]
+    Gate(String),
     /// Another agent has the node.
     #[error("another agent serves node {node}: {why}; end it, or give this one another --node-name")]
     NodeTaken {
@@ -112,6 +115,7 @@ impl ControllerError {
             Self::Host(fault) => &fault.code,
             Self::Identity(_) => "StateOfAnother",
             Self::Cluster(_) => "ApiServerFailed",
+            Self::Gate(_) => "GateUnusable",
             Self::NodeTaken { .. } => "NodeTaken",
         }
     }

@@ -12,6 +12,7 @@ mod claims;
 mod cluster;
 mod events;
 mod follow;
+mod gate;
 mod identity;
 mod node;
 mod object;

@@ -4,7 +4,9 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use kube::{Resource, api::ObjectMeta};
-use microagent_crds::{ConditionType, Reason, Workspace, canonical_spec_hash, kubernetes::HOST_STATE_FINALIZER, manifest};
+use microagent_crds::{
+    ConditionType, Reason, Workspace, canonical_spec_hash, kubernetes::HOST_STATE_FINALIZER, manifest,
+};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -151,13 +153,13 @@ impl Object {
     }
 }
 
-/// What placement says of a workspace that has a node, and no room there. That the node is lost is not for its agent, which is
+/// What placement says of a workspace that has a node, and no room there: it is lost, asked for, or was given back while nothing
+/// ran. That the node is lost is not for its agent, which is
 /// there to read it.
 fn unreserved(status: &Value) -> Option<String> {
     let conditions = status.get("conditions")?.as_array()?;
     let scheduled = conditions.iter().find(|condition| condition["type"] == ConditionType::Scheduled.as_str())?;
-    let lost = [Reason::ReservationLost, Reason::Unschedulable].map(Reason::as_str);
-    let is_lost = scheduled["status"] == "False" && scheduled["reason"].as_str().is_some_and(|why| lost.contains(&why));
+    let is_lost = scheduled["status"] == "False" && scheduled["reason"] != Reason::NodeLost.as_str();
     is_lost.then(|| scheduled["message"].as_str().unwrap_or_default().to_owned())
 }
 
@@ -247,6 +249,7 @@ mod tests {
         };
         assert_eq!(told("False", "ReservationLost").as_deref(), Some("the Pod was evicted"));
         assert_eq!(told("False", "Unschedulable").as_deref(), Some("the Pod was evicted"));
+        assert_eq!(told("False", "Halted").as_deref(), Some("the Pod was evicted"));
         assert_eq!(told("False", "NodeLost"), None);
         assert_eq!(told("True", "Scheduled"), None);
         assert_eq!(object(json!({ "image": "debian" })).see(None).unreserved, None);

@@ -1,6 +1,7 @@
 //! The agent of a node, as a whole.
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -11,6 +12,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use microagent_crds::kubernetes::{AGENT_LEASE_SECONDS, AGENT_RENEW_SECONDS, SYSTEM_NAMESPACE, agent_lease};
+use microagent_gate::{Gate, KubeReviews, Options as GateOptions};
 use microagent_lease::{Keeper, LeaseError, Terms};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -20,8 +22,9 @@ use super::{
     cluster::{Cluster, causes},
     events::{self, NodeJournal},
     follow::Follower,
+    gate::NodeMachines,
     identity::Identity,
-    node,
+    node::{self, GateAddress},
     publisher::Publisher,
     status::NodeStatus,
     world::Node,
@@ -60,6 +63,8 @@ pub struct NodeOptions {
     pub parallelism: usize,
     /// Where metrics, health and state are told; on a socket in the state directory when none is given.
     pub admin: Vec<AdminAddress>,
+    /// Where logs and commands are asked for, by those whom the API server lets in: an address of the node. Nowhere when not given.
+    pub gate: Option<SocketAddr>,
 }
 
 /// Runs until `shutdown` is cancelled. Machines outlive it.
@@ -68,7 +73,7 @@ pub struct NodeOptions {
 /// What keeps it from starting; that another agent has the node; that the state directory is of another cluster. What else fails
 /// later is told in the conditions of the workspaces that it concerns.
 pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<(), ControllerError> {
-    let NodeOptions { paths, node, kubeconfig, parallelism, admin } = options;
+    let NodeOptions { paths, node, kubeconfig, parallelism, admin, gate } = options;
     paths.create()?;
     let _lock = drive::lock(&paths).await?;
     let claims = Claims::load(&paths)?;
@@ -85,6 +90,12 @@ pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<()
     let claims = Arc::new(Mutex::new(claims));
     let cluster = Cluster::new(client.clone(), node.clone());
     let publisher = Arc::new(Publisher::new(cluster.clone()));
+    let machines =
+        NodeMachines { claims: claims.clone(), host: host.clone(), metrics: metrics.clone(), paths: paths.clone() };
+    let gate = match gate {
+        Some(listen) => Some(open_gate(listen, &paths, client.clone(), machines).await?),
+        None => None,
+    };
     let (journal, outbox) = NodeJournal::new(Journal::open(&paths.journal())?);
     let admin = Arc::new(Admin::new(metrics.clone(), health.clone(), queue.clone(), claims.clone(), host.clone()));
     let reconciler = Arc::new(Reconciler {
@@ -100,6 +111,10 @@ pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<()
     let stop = shutdown.child_token();
     let tasks = Tasks::new(stop.clone());
     tasks.spawn(requests(paths.clone(), queue.clone()));
+    let (gate, gate_address) = gate.unzip();
+    if let Some(gate) = gate {
+        tasks.spawn_whole(gate.serve(stop.clone()));
+    }
     let follower = Follower {
         cluster: cluster.clone(),
         claims,
@@ -119,7 +134,7 @@ pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<()
             joining.spawn_whole(keeper.run(stop.clone()));
             joining.spawn(writing.run());
             joining.spawn(events::tell(client.clone(), node.clone(), outbox));
-            joining.spawn(node::tell(client, node, host, paths, None));
+            joining.spawn(node::tell(client, node, host, paths, gate_address));
             joining.spawn(follower.run());
             Err::<(), _>(taken.await)
         };
@@ -131,6 +146,31 @@ pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<()
     drive(reconciler, health, (admin, listeners), woken, tasks).await;
     publisher.flush(FAREWELL).await;
     failed.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+}
+
+/// Opens the gate, and tells where it is found.
+async fn open_gate(
+    listen: SocketAddr,
+    paths: &Paths,
+    client: Client,
+    machines: NodeMachines,
+) -> Result<(Gate, GateAddress), ControllerError> {
+    if listen.ip().is_unspecified() {
+        let why = format!(
+            "{listen} is no address that others can be told: give the node's own, as in --gate 192.0.2.7:10270"
+        );
+        return Err(ControllerError::Gate(why));
+    }
+    let options = GateOptions {
+        listen,
+        certificate: paths.state.join("gate.pem"),
+        names: vec![listen.ip().to_string()],
+        machines: Arc::new(machines),
+        reviews: Arc::new(KubeReviews::new(client)),
+    };
+    let (gate, digest) = Gate::open(options).await.map_err(|error| ControllerError::Gate(error.to_string()))?;
+    let address = GateAddress { url: format!("https://{}", gate.address()), certificate: digest.to_string() };
+    Ok((gate, address))
 }
 
 /// Ends when another agent has this one's node.

@@ -42,11 +42,10 @@ impl Node {
 impl World for Node {
     async fn observe(&self, record: &Record) -> Observed {
         let mut observed = self.host.observe(record).await;
-        let alive = |claims: &Claims| {
-            claims.seen(&record.key).is_some_and(|seen| seen.uid == record.uid && seen.deleted_at.is_none())
-        };
+        let claims = lock(&self.claims);
+        let seen = claims.seen(&record.key);
         // An object whose end has come is deleted, as a finished Job is.
-        observed.withdrawable = alive(&lock(&self.claims));
+        observed.withdrawable = seen.is_some_and(|seen| seen.uid == record.uid && seen.deleted_at.is_none());
         observed
     }
 

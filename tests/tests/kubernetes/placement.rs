@@ -4,6 +4,7 @@ mod agents;
 mod lost;
 mod programs;
 mod scheduling;
+mod together;
 
 use microagent_tests::cluster::{Cluster, Kubectl, until};
 use serde_json::{Value, json};

@@ -28,7 +28,8 @@ fn a_machine_whose_room_is_lost_is_halted_and_starts_again_when_there_is_room() 
     assert_eq!(life.done.last(), Some(&"halt"));
     assert!(life.observed.disks.complete);
     let ready = life.status.condition(ConditionType::Ready).unwrap();
-    assert_eq!((ready.status, ready.reason), (ConditionStatus::False, Reason::ReservationLost));
+    assert_eq!(ready.reason, Reason::ReservationLost);
+    assert!(!ready.is_true());
     assert_eq!(ready.message, "the Pod was preempted");
     assert!(life.is(ConditionType::Reconciling), "it is not as it is to be");
     life.record.unreserved = None;

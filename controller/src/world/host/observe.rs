@@ -72,6 +72,13 @@ impl Host {
         )
     }
 
+    /// The user and the working directory that the workspace's image names for its process, as far as the image is here.
+    pub(crate) fn image_process(&self, record: &Record) -> (Option<String>, Option<String>) {
+        let Work::Ready((image, _)) = self.image(record) else { return (None, None) };
+        let set = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        (set(&image.config.user), set(&image.config.working_dir))
+    }
+
     /// The finished root disk of an image.
     pub(super) fn baseline(&self, record: &Record, image: &Image) -> Work<(Baseline, Option<Duration>)> {
         let name = image.digest.to_string();
