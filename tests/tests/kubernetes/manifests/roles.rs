@@ -44,6 +44,12 @@ fn users_see_change_and_enter_workspaces_as_they_do_pods() {
             assert_eq!(may(&user, verb, resource), nth < count, "{role}: {verb} {resource}");
         }
         assert!(!user.in_namespace("default").run(["get", "workspaces"]).status.success(), "elsewhere");
+        // For the gates of nodes: a right of its own, as nodes are in no namespace.
+        assert!(!may(&user, "get", "nodes"));
+        let user_flag = format!("--user={role}-user");
+        let _ = kubectl.ok(["create", "clusterrolebinding", role, "--clusterrole=microagent-gates", &user_flag]);
+        until("nodes are shown", || may(&user, "get", "nodes"));
+        assert!(!may(&user, "list", "nodes"));
     }
 }
 
