@@ -104,11 +104,7 @@ fn the_status_is_written_apart_and_shown_in_the_columns() {
     let status = r#"{"status":{"phase":"Running","backend":"Qemu","nodeName":"node-a"}}"#;
     // Not through the object itself, which a user may write.
     let _ = kubectl.ok(["patch", "workspace", "hello", "--type=merge", "--patch", status]);
-    // Nobody has looked at it, which is what the CRD has for a status that is not there.
-    assert_eq!(
-        kubectl.ok(["get", "workspace", "hello", "--output=jsonpath={.status}"]),
-        r#"{"observedGeneration":-1}"#
-    );
+    assert_eq!(kubectl.ok(["get", "workspace", "hello", "--output=jsonpath={.status}"]), "");
     let _ = kubectl.ok(["patch", "workspace", "hello", "--type=merge", "--subresource=status", "--patch", status]);
 
     let table = kubectl.ok(["get", "workspaces", "--output=wide"]);

@@ -18,7 +18,7 @@ struct Account<'a> {
     namespace: String,
 }
 
-/// An answer: nothing, or the code and the message of a refusal.
+/// An answer: nothing, or the code and the message of a refusal; 0 when there is no answer.
 type Answer = Result<(), (u16, String)>;
 
 impl<'a> Account<'a> {
@@ -50,11 +50,10 @@ impl<'a> Account<'a> {
             };
             ask(api).await
         });
-        match answer {
-            Ok(()) => Ok(()),
-            Err(kube::Error::Api(status)) => Err((status.code, status.message.clone())),
-            Err(error) => panic!("{error}"),
-        }
+        answer.map_err(|error| match error {
+            kube::Error::Api(status) => (status.code, status.message.clone()),
+            other => (0, other.to_string()),
+        })
     }
 
     fn patch(&self, kind: &str, name: &str, patch: &Value) -> Answer {
