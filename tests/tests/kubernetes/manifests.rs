@@ -1,6 +1,7 @@
 //! `manifests/kubernetes` in a real API server.
 
 mod policies;
+mod rights;
 mod roles;
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
 
 use microagent_tests::{
     cluster::{Cluster, until},
-    host::{Host, bin_dir},
+    host::bin_dir,
 };
 use serde_json::{Value, json};
 
@@ -178,34 +179,4 @@ fn the_examples_of_a_cluster_are_taken() {
         count += 1;
     }
     assert!(count >= 3, "{count}");
-}
-
-#[test]
-fn an_agent_does_its_work_with_the_rights_that_it_has() {
-    let Some(cluster) = installed("an_agent_does_its_work_with_the_rights_that_it_has") else { return };
-    cluster.add_node("rights", &json!({ "cpu": "4", "memory": "8Gi" }), &json!({}), &json!([]));
-    let kubeconfig = cluster.service_account_kubeconfig_on(SYSTEM, "microagent-agent", "rights");
-    let mut host = Host::with_fake_machines();
-    host.start_agent_with(|command| {
-        command.args(["--node-name=rights", "--gate=127.0.0.1:0", "--kubeconfig"]).arg(kubeconfig);
-    });
-    let kubectl = cluster.kubectl().in_namespace(&cluster.namespace());
-    kubectl.apply(&host.fake_manifest("rights", &json!({ "nodeName": "rights" })));
-    let _ = kubectl.ok(["wait", "workspace/rights", "--for=condition=Ready", "--timeout=120s"]);
-    let shown =
-        |kind: &str, name: &str, path: &str| kubectl.ok(["get", kind, name, &format!("--output=jsonpath={{{path}}}")]);
-    assert_eq!(shown("workspace", "rights", ".metadata.finalizers"), r#"["microagent.dev/host-state"]"#);
-    until("the node is told of", || shown("node", "rights", ".metadata.labels.microagent\\.dev/agent") == "true");
-    let gate = ".metadata.annotations.microagent\\.dev/gate";
-    until("the gate is told of", || shown("node", "rights", gate).starts_with("https://127.0.0.1:"));
-    let lease = ["get", "lease", "agent-rights", "--output=jsonpath={.spec.holderIdentity}"];
-    assert_ne!(cluster.kubectl().in_namespace(SYSTEM).ok(lease), "");
-    until("it is told what happened", || {
-        kubectl.ok(["get", "events.events.k8s.io", "--output=name"]).lines().count() > 0
-    });
-    let _ = kubectl.ok(["delete", "workspace", "rights", "--timeout=120s"]);
-    let log = fs::read_to_string(host.scratch().join("controller.log")).expect("a log");
-    for refusal in ["refuses", "orbidden", "cannot be told", "cannot be watched", "does not take an event"] {
-        assert!(!log.contains(refusal), "{log}");
-    }
 }
