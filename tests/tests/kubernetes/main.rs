@@ -8,6 +8,7 @@ mod gate;
 mod lease;
 mod parts;
 mod placement;
+mod real_machine;
 mod schema;
 mod workspaces;
 
