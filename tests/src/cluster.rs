@@ -152,6 +152,19 @@ impl Cluster {
         self.write_kubeconfig(&Identity::Token(token.trim().to_owned()))
     }
 
+    /// As [`Cluster::service_account_kubeconfig`], with a token that names a node, as the kubelet gives it to a Pod there.
+    ///
+    /// # Panics
+    /// When the API server makes no token, for want of the node, say.
+    #[must_use]
+    pub fn service_account_kubeconfig_on(&self, namespace: &str, name: &str, node: &str) -> PathBuf {
+        let uid = self.admin.ok(["get", "node", node, "--output=jsonpath={.metadata.uid}"]);
+        let bound = ["--bound-object-kind=Node", "--bound-object-name", node, "--bound-object-uid", &uid];
+        let create = ["create", "token", name, "--namespace", namespace, "--duration", "1h"];
+        let token = self.admin.ok(create.iter().chain(&bound));
+        self.write_kubeconfig(&Identity::Token(token.trim().to_owned()))
+    }
+
     fn write_kubeconfig(&self, identity: &Identity) -> PathBuf {
         let number = self.kubeconfigs.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.path().join(format!("user-{number}.kubeconfig"));

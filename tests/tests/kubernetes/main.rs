@@ -5,7 +5,9 @@
 mod agent;
 mod control_plane;
 mod gate;
+mod gitops;
 mod lease;
+mod manifests;
 mod parts;
 mod placement;
 mod real_machine;
