@@ -76,8 +76,13 @@ impl Node {
 
 /// Waits as people do.
 pub(crate) fn wait(kubectl: &Kubectl, name: &str, condition: &str) {
+    wait_for(kubectl, name, condition, "60s");
+}
+
+/// The same, for as long as it may take.
+pub(crate) fn wait_for(kubectl: &Kubectl, name: &str, condition: &str, timeout: &str) {
     let object = format!("workspace/{name}");
-    kubectl.ok(["wait", &object, &format!("--for=condition={condition}"), "--timeout=60s"]);
+    kubectl.ok(["wait", &object, &format!("--for=condition={condition}"), &format!("--timeout={timeout}")]);
 }
 
 pub(crate) fn object(kubectl: &Kubectl, name: &str) -> Value {

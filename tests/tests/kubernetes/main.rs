@@ -10,6 +10,7 @@ mod lease;
 mod manifests;
 mod parts;
 mod placement;
+mod real_machine;
 mod schema;
 mod workspaces;
 
