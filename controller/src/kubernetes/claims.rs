@@ -237,9 +237,10 @@ fn begin(key: &Key, seen: &Seen) -> Step {
 
 /// Brings a record in line with its object.
 fn follow(record: &mut Record, seen: &Seen) {
+    // Also one that makes no sense is seen, and told with its number.
+    record.generation = seen.generation;
     match &seen.wanted {
         Ok((workspace, hash)) => {
-            record.generation = seen.generation;
             record.spec_hash = hash.to_string();
             record.workspace = workspace.clone();
             record.problem = None;

@@ -96,7 +96,8 @@ fn an_invalid_workspace_is_refused_with_its_field() {
 
 #[test]
 fn the_status_is_written_apart_and_shown_in_the_columns() {
-    let Some(cluster) = Cluster::shared("the_status_is_written_apart_and_shown_in_the_columns") else { return };
+    // Of its own: where placement runs, workspaces get a status and a node.
+    let Some(cluster) = Cluster::start("the_status_is_written_apart_and_shown_in_the_columns") else { return };
     cluster.install_workspaces();
     let kubectl = cluster.kubectl().in_namespace(&cluster.namespace());
     let _ = kubectl.apply(&example("hello.yaml"));
@@ -145,7 +146,8 @@ fn a_dry_run_and_a_diff_see_what_would_change_and_change_nothing() {
 
 #[test]
 fn the_node_of_a_workspace_is_named_once() {
-    let Some(cluster) = Cluster::shared("the_node_of_a_workspace_is_named_once") else { return };
+    // Of its own: where placement runs, workspaces get a node.
+    let Some(cluster) = Cluster::start("the_node_of_a_workspace_is_named_once") else { return };
     cluster.install_workspaces();
     let kubectl = cluster.kubectl().in_namespace(&cluster.namespace());
     let _ = kubectl.apply(&example("hello.yaml"));
