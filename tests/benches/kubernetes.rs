@@ -88,7 +88,10 @@ impl<'a> Bench<'a> {
         let first = self.hosts.len() + PACED;
         let (before, began) = (writes(self.cluster), Instant::now());
         stream::iter(first..size)
-            .for_each_concurrent(MAKERS, |index| async { drop(self.make(&client, index).await) })
+            .for_each_concurrent(MAKERS, |index| {
+                let made = self.make(&client, index);
+                async move { drop(made.await) }
+            })
             .await;
         eprintln!("{} objects are made after {:.1} s", size - first, began.elapsed().as_secs_f64());
         settled(&client).await;

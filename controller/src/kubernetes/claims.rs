@@ -287,3 +287,160 @@ impl Roster for Mutex<Claims> {
 pub(super) fn lock(claims: &Mutex<Claims>) -> MutexGuard<'_, Claims> {
     claims.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use microagent_crds::{WorkspaceSpec, canonical_spec_hash};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    struct Rig {
+        claims: Claims,
+        paths: Paths,
+        _dir: TempDir,
+    }
+
+    fn key() -> Key {
+        Key::new("team", "a")
+    }
+
+    /// A good object of the name `a`.
+    fn seen(uid: &str, generation: i64, image: &str) -> Seen {
+        let spec = WorkspaceSpec::new(image);
+        let hash = canonical_spec_hash(&spec).into();
+        Seen {
+            uid: uid.to_owned(),
+            generation,
+            created_at: Timestamp::UNIX_EPOCH,
+            deleted_at: None,
+            finalizers: Vec::new(),
+            unreserved: None,
+            wanted: Ok((Arc::new(Workspace::new("a", spec)), hash)),
+        }
+    }
+
+    fn nonsense(uid: &str, generation: i64) -> Seen {
+        let problem = Problem { code: "InvalidManifest".to_owned(), message: "no sense".to_owned() };
+        Seen { wanted: Err(problem), ..seen(uid, generation, "x") }
+    }
+
+    fn deleted(seen: Seen) -> Seen {
+        Seen { deleted_at: Some(now()), finalizers: vec![HOST_STATE_FINALIZER.to_owned()], ..seen }
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let paths = Paths { state: dir.path().join("state"), cache: dir.path().join("cache") };
+            Self { claims: Claims::load(&paths).unwrap(), paths, _dir: dir }
+        }
+
+        fn with(object: Seen) -> Self {
+            let mut rig = Self::new();
+            rig.apply(Some(object));
+            rig
+        }
+
+        fn apply(&mut self, object: Option<Seen>) -> Settled {
+            let settled = self.claims.apply([(key(), object)], now());
+            assert!(settled.failures.is_empty(), "{:?}", settled.failures);
+            settled
+        }
+
+        fn record(&self) -> &Record {
+            self.claims.records().get(&key()).unwrap()
+        }
+    }
+
+    #[test]
+    fn an_object_is_a_record_with_its_uid_and_generation_and_on_the_disk() {
+        let mut rig = Rig::with(seen("u-1", 1, "debian"));
+        assert_eq!(rig.apply(Some(seen("u-1", 1, "debian"))).changed, [], "nothing is new");
+        assert_eq!(rig.apply(Some(seen("u-1", 2, "alpine"))).changed, [key()]);
+        let record = rig.record().clone();
+        assert_eq!((record.uid.as_str(), record.generation), ("u-1", 2));
+        assert_eq!(record.workspace.spec.image, "alpine");
+        assert_eq!(Claims::load(&rig.paths).unwrap().records().get(&key()), Some(&record));
+    }
+
+    #[test]
+    fn a_deleted_object_goes_as_its_spec_says_and_one_that_vanished_keeps_what_it_wrote() {
+        let mut rig = Rig::with(seen("u-1", 1, "debian"));
+        rig.apply(Some(deleted(seen("u-1", 1, "debian"))));
+        assert!(rig.record().deleted_at.is_some());
+        rig.apply(None);
+        assert_eq!(rig.record().workspace.spec.lifecycle.on_delete, OnDelete::Delete, "it was told to go before");
+
+        let mut rig = Rig::with(seen("u-1", 1, "debian"));
+        rig.apply(None);
+        assert!(rig.record().deleted_at.is_some());
+        assert_eq!(rig.record().workspace.spec.lifecycle.on_delete, OnDelete::Retain);
+
+        let mut rig = Rig::with(seen("u-1", 1, "debian"));
+        assert_eq!(rig.claims.replace(BTreeMap::new(), now()).changed, [key()], "a listing without it says the same");
+        assert!(rig.record().deleted_at.is_some());
+    }
+
+    #[test]
+    fn another_object_of_the_name_waits_until_the_first_is_gone() {
+        let mut rig = Rig::with(seen("u-1", 1, "debian"));
+        rig.apply(Some(seen("u-2", 1, "alpine")));
+        assert_eq!((rig.record().uid.as_str(), rig.record().deleted_at), ("u-1", Some(now())));
+        let reborn = rig.claims.forget(&key(), now()).unwrap();
+        assert!(reborn);
+        assert_eq!((rig.record().uid.as_str(), rig.record().deleted_at), ("u-2", None));
+    }
+
+    #[test]
+    fn a_finalizer_without_a_record_is_seen_to_whatever_is_in_the_object() {
+        for object in [seen("u-1", 1, "debian"), nonsense("u-1", 1)] {
+            let rig = Rig::with(deleted(object));
+            assert!(rig.record().deleted_at.is_some());
+        }
+        // Without it nothing was ever here.
+        let mut rig = Rig::new();
+        let gone = Seen { finalizers: Vec::new(), ..deleted(seen("u-1", 1, "debian")) };
+        assert_eq!(rig.apply(Some(gone)).changed, []);
+    }
+
+    #[test]
+    fn what_is_still_seen_of_an_object_that_was_let_go_is_late() {
+        let mut rig = Rig::with(deleted(seen("u-1", 1, "debian")));
+        let record = rig.record().clone();
+        rig.claims.mark_held(&record, false);
+        assert!(!rig.claims.forget(&key(), now()).unwrap());
+        assert_eq!(rig.apply(Some(deleted(seen("u-1", 1, "debian")))).changed, [], "news from before");
+        assert!(rig.claims.records().get(&key()).is_none());
+        rig.apply(None);
+        assert_eq!(rig.apply(Some(seen("u-2", 1, "debian"))).changed, [key()]);
+    }
+
+    #[test]
+    fn a_spec_that_makes_no_sense_is_rejected_or_keeps_what_was_good() {
+        let mut rig = Rig::new();
+        let settled = rig.apply(Some(nonsense("u-1", 1)));
+        assert_eq!((settled.changed.len(), settled.rejected.len(), rig.claims.rejected().len()), (0, 1, 1));
+        assert_eq!(rig.apply(Some(seen("u-1", 2, "debian"))).changed, [key()]);
+        assert!(rig.claims.rejected().is_empty());
+        rig.apply(Some(nonsense("u-1", 3)));
+        let record = rig.record();
+        assert_eq!((record.generation, record.workspace.spec.image.as_str()), (3, "debian"));
+        assert!(record.problem.is_some());
+        rig.apply(Some(seen("u-1", 4, "alpine")));
+        assert!(rig.record().problem.is_none());
+    }
+
+    #[test]
+    fn room_that_is_lost_and_found_is_in_the_record() {
+        let mut rig = Rig::with(seen("u-1", 1, "debian"));
+        rig.apply(Some(Seen { unreserved: Some("preempted".to_owned()), ..seen("u-1", 1, "debian") }));
+        assert_eq!(rig.record().unreserved.as_deref(), Some("preempted"));
+        rig.apply(Some(seen("u-1", 1, "debian")));
+        assert_eq!(rig.record().unreserved, None);
+    }
+}
