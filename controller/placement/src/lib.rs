@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Quota, taints, preemption and the cluster autoscaler see a Pod of the machine's size, and so just work. What is to be done is
-//! [`decide`]d by a pure function; the rest of the crate sees and acts. Several may run: the one that holds the Lease acts.
+//! decided by [`decide()`], a pure function; the rest of the crate sees and acts. Several may run: the one that holds the Lease acts.
 
 mod act;
 mod admin;
