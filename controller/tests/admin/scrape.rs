@@ -10,7 +10,7 @@ use crate::{
 /// Every label there may be, with all that it may say. `le` and `version` apart, these are the enums of the code, written out here
 /// so that one that grows is looked at.
 const LABELS: [(&str, &[&str]); 8] = [
-    ("source", &["folder"]),
+    ("source", &["folder", "kubernetes"]),
     ("result", &["settled", "acted", "awaiting", "failed", "superseded", "gone"]),
     ("stage", &["image", "rootfs", "kernel", "disks", "start", "guest", "power", "halt", "outputs", "delete"]),
     ("reason", &["ticker", "changed", "folder", "overflow"]),
