@@ -3,7 +3,7 @@
 mod bad_days;
 mod lifecycle;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, thread, time::Duration};
 
 use microagent_tests::{
     cluster::{Cluster, Kubectl, until},
@@ -42,9 +42,8 @@ impl Node {
     }
 
     /// The agent speaks to the API server by this kubeconfig from its next start on.
-    pub(crate) fn with_kubeconfig(mut self, kubeconfig: PathBuf) -> Self {
+    pub(crate) fn use_kubeconfig(&mut self, kubeconfig: PathBuf) {
         self.kubeconfig = kubeconfig;
-        self
     }
 
     pub(crate) fn start_agent(&mut self) {
@@ -71,6 +70,15 @@ impl Node {
     /// Waits until the agent has listed its workspaces.
     pub(crate) fn wait_listed(&self) {
         until("the agent has listed", || self.log().contains("workspaces are of node"));
+    }
+}
+
+impl Drop for Node {
+    /// What the agent said is of use when the test fails, and is removed with the host.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            println!("the agent of {} said:\n{}", self.name, self.log());
+        }
     }
 }
 
