@@ -12,7 +12,7 @@
 
 use std::{
     env, fs,
-    process::ExitCode,
+    process::{Child, Command, ExitCode, Stdio},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -55,28 +55,32 @@ fn main() -> ExitCode {
 struct Bench<'a> {
     cluster: &'a Cluster,
     hosts: Vec<Host>,
+    /// The process that all machines name as theirs.
+    owner: Child,
 }
 
 impl<'a> Bench<'a> {
     fn new(cluster: &'a Cluster, agents: usize) -> Self {
         cluster.install_workspaces();
         cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: microagent-system}\n");
-        let own = ProcessId::own().unwrap();
+        // Ends with its pipe; hosts end it too, as they end all that runs on them.
+        let owner = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let owned = ProcessId::of(owner.id()).unwrap();
         let hosts = (0..agents).map(|index| {
             let mut host = Host::with_fake_machines();
             let capacity = json!({ "cpu": "64", "memory": "256Gi", "pods": "110" });
             cluster.add_node(&node(index), &capacity, &json!({}), &json!([]));
             host.start_agent_with(|command| {
                 command.arg("--node-name").arg(node(index)).arg("--kubeconfig").arg(cluster.kubeconfig());
-                command.env(fake::INSTANT_VARIABLE, format!("{} {}", own.pid, own.start_time));
+                command.env(fake::INSTANT_VARIABLE, format!("{} {}", owned.pid, owned.start_time));
                 command.env("MICROAGENT_LOG", "info");
             });
             host
         });
-        Self { cluster, hosts: hosts.collect() }
+        Self { cluster, hosts: hosts.collect(), owner }
     }
 
-    async fn run(self, size: usize) {
+    async fn run(mut self, size: usize) {
         let client = self.cluster.client().await;
         // The first of each node pulls the image and reads the kernel.
         for index in 0..self.hosts.len() {
@@ -108,6 +112,9 @@ impl<'a> Bench<'a> {
         let requests = writes(self.cluster) - before;
         figure("k8s_steady_requests_per_minute", requests * 60.0 / WATCHED.as_secs_f64(), "1/min");
         eprintln!("beside them each agent renews its Lease three times a minute");
+        self.hosts.clear();
+        let _ = self.owner.kill();
+        let _ = self.owner.wait();
     }
 
     /// Applies workspaces at an even pace; tells how soon the supervisor was asked to start each.
