@@ -1,6 +1,7 @@
 //! What every host-side crate of microagent shares: durable writes, file locks, digests, progress
 //! and the identity of processes. Nothing here knows of workspaces, images or machines.
 
+mod causes;
 pub mod digest;
 pub mod durable;
 pub mod lock;
@@ -8,5 +9,6 @@ pub mod log;
 pub mod process;
 pub mod progress;
 
+pub use causes::causes;
 pub use digest::Digest;
 pub use progress::{Progress, Silent};

@@ -80,17 +80,7 @@ impl<E: Error + 'static> From<E> for Failure {
         {
             return Self { code: 0, quiet: true, ..Self::new(io.to_string()) };
         }
-        let mut message = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            // Many messages name their cause already.
-            let text = error.to_string();
-            if !message.contains(&text) {
-                message = format!("{message}: {text}");
-            }
-            cause = error.source();
-        }
-        Self::new(message)
+        Self::new(microagent_base::causes(&error))
     }
 }
 

@@ -9,6 +9,7 @@ use k8s_openapi::api::{
     core::v1::ConfigMap,
 };
 use kube::{Api, Client, api::PostParams};
+use microagent_base::causes;
 use tokio::time::timeout;
 
 use crate::review::{Access, Decision, ReviewError, Reviews, User};
@@ -111,18 +112,4 @@ async fn asked<T>(what: &'static str, answer: impl Future<Output = kube::Result<
         Ok(Err(error)) => Err(ReviewError::NoAnswer { what, why: causes(&error) }),
         Err(_) => Err(ReviewError::NoAnswer { what, why: format!("nothing came for {} s", PATIENCE.as_secs()) }),
     }
-}
-
-/// An error with its causes: that of the client alone says little.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

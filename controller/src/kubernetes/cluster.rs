@@ -7,6 +7,7 @@ use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
+use microagent_base::causes;
 use microagent_crds::{
     Reason, WorkspaceStatus,
     kubernetes::{AGENT_MANAGER, HOST_STATE_FINALIZER, SYSTEM_NAMESPACE, agent_lease},
@@ -84,20 +85,6 @@ impl ApiError {
     pub(super) fn is_retryable(&self) -> bool {
         !matches!(self, Self::Refused { .. })
     }
-}
-
-/// An error with all that is behind it; the outer ones alone say little.
-pub(super) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 impl From<ApiError> for Fault {

@@ -13,11 +13,10 @@ use kube::{
     Client,
     runtime::events::{Event, EventType as Type, Recorder, Reporter},
 };
-use microagent_base::durable::DurableError;
+use microagent_base::{causes, durable::DurableError};
 use microagent_crds::{Reason, kubernetes::AGENT_REPORTER};
 use tokio::sync::mpsc;
 
-use super::cluster::causes;
 use crate::journal::{self, EventType, Journal, Tell};
 
 /// How many events wait for the API server at most; more are in the journal alone.

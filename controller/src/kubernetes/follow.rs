@@ -17,13 +17,14 @@ use kube::{
         watcher::{self, Event},
     },
 };
+use microagent_base::causes;
 use microagent_crds::WorkspaceStatus;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::{
     claims::{Claims, Settled, lock},
-    cluster::{Cluster, causes},
+    cluster::Cluster,
     object::{Object, Seen},
     publisher::Publisher,
 };

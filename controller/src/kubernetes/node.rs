@@ -7,6 +7,7 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams},
 };
+use microagent_base::causes;
 use microagent_crds::kubernetes::{
     AGENT_LABEL, AGENT_MANAGER, BACKEND_LABEL, FACTS_ANNOTATION, GATE_ANNOTATION, GATE_CERTIFICATE_ANNOTATION,
     KVM_LABEL,
@@ -14,7 +15,6 @@ use microagent_crds::kubernetes::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::cluster::causes;
 use crate::{Paths, world::HostView};
 
 /// How often the facts are looked at. They are written when they differ.

@@ -81,16 +81,12 @@ impl Publisher {
         if entry.uid != uid {
             *entry = Entry::new(uid);
         }
-        if entry.wanted != Some(digest) {
-            entry.wanted = Some(digest);
-            entry.pending = Some(Arc::new(status.clone()));
-        } else if entry.pending.is_none() && !entry.is_done() {
-            entry.pending = Some(Arc::new(status.clone()));
-        }
+        entry.wanted = Some(digest);
         if entry.is_done() {
             entry.pending = None;
             return;
         }
+        entry.pending = Some(Arc::new(status.clone()));
         let moving = status.is_true(ConditionType::Reconciling);
         let at = Instant::now() + if moving { LINGER } else { Duration::ZERO };
         let at = entry.not_before.map_or(at, |not_before| at.max(not_before));
@@ -143,7 +139,7 @@ impl Publisher {
         }
     }
 
-    /// Writes what is pending now, for as long as something is: called once more before the agent ends.
+    /// Writes once more what is pending, before the agent ends.
     pub(super) async fn flush(&self, patience: Duration) {
         let keys: Vec<Key> = {
             let entries = self.lock();
@@ -204,7 +200,7 @@ impl Publisher {
     }
 }
 
-/// With full jitter, so that the agents of a cluster do not all come back at once. What a person must mend is not asked for in a hurry.
+/// Half of it by chance, so that the agents of a cluster do not all come back at once. What a person must mend is not asked for in a hurry.
 fn wait_after(failures: u32, is_retryable: bool) -> Duration {
     let longest = FIRST_WAIT.saturating_mul(1 << failures.min(10)).min(LONGEST_WAIT);
     let longest = if is_retryable { longest } else { LONGEST_WAIT };

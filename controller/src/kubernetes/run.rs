@@ -11,6 +11,7 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use microagent_base::causes;
 use microagent_crds::kubernetes::{AGENT_LEASE_SECONDS, AGENT_RENEW_SECONDS, SYSTEM_NAMESPACE, agent_lease};
 use microagent_gate::{Gate, KubeReviews, Options as GateOptions};
 use microagent_lease::{Keeper, LeaseError, Terms};
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     claims::Claims,
-    cluster::{Cluster, causes},
+    cluster::Cluster,
     events::{self, NodeJournal},
     follow::Follower,
     gate::NodeMachines,

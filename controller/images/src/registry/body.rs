@@ -1,7 +1,5 @@
 //! Bodies from outside, bounded.
 
-use std::error::Error as _;
-
 use reqwest::Response;
 
 /// More of an error page than anybody reads.
@@ -42,15 +40,5 @@ pub(super) async fn message(response: Response) -> String {
 
 /// All causes of an error, without its URL, which may hold a token of the storage server.
 pub(super) fn causes(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
+    microagent_base::causes(&error.without_url())
 }
