@@ -25,7 +25,7 @@ use jiff::Timestamp;
 
 pub use address::{AdminAddress, AdminError, Listener, open};
 pub use health::{Folder, Health, Heartbeat};
-pub use server::serve;
+pub use server::{serve, serve_with};
 
 use self::backend::BackendProbe;
 use crate::{

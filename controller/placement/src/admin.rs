@@ -1,33 +1,21 @@
 //! `/livez`, `/readyz` and `/metrics` for the kubelet and for scrapers. They tell numbers only, and change nothing.
 
-use std::{collections::VecDeque, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
     header::{ALLOW, CONTENT_TYPE, HeaderValue},
-    server::conn::http1,
-    service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
-use microagent_controller::{admin::Heartbeat, queue::Queue};
+use microagent_controller::{
+    admin::{Heartbeat, serve_with},
+    queue::Queue,
+};
 use microagent_lease::Held;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::{AbortHandle, JoinSet},
-    time::timeout,
-};
+use tokio::net::TcpListener;
 
 use crate::{metrics::Metrics, view::View};
 
-/// Connections at once. Beyond, the oldest makes room, so that one that hangs keeps no probe out.
-const CONNECTIONS: usize = 32;
-/// How long a client may take to send its request.
-const REQUEST: Duration = Duration::from_secs(5);
-/// How long a whole connection may last.
-const LIFETIME: Duration = Duration::from_secs(10);
-/// The size of a request in bytes.
-const REQUEST_BYTES: usize = 16 * 1024;
 /// How long the loop may be silent: long for a program, short for a person.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -86,38 +74,9 @@ impl Admin {
 
 /// Answers until it is dropped.
 pub(crate) async fn serve(admin: Arc<Admin>, listener: TcpListener) {
-    let mut connections = JoinSet::new();
-    let mut by_age: VecDeque<AbortHandle> = VecDeque::new();
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            // For want of file descriptors above all: they come back.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        while connections.try_join_next().is_some() {}
-        by_age.retain(|connection| !connection.is_finished());
-        if by_age.len() >= CONNECTIONS
-            && let Some(oldest) = by_age.pop_front()
-        {
-            oldest.abort();
-        }
-        by_age.push_back(connections.spawn(talk(admin.clone(), stream)));
-    }
-}
-
-async fn talk(admin: Arc<Admin>, stream: TcpStream) {
-    let service = service_fn(move |request: Request<Incoming>| {
-        let response = admin.respond(&request);
-        async move { Ok::<_, Infallible>(response) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(REQUEST)
-        .max_buf_size(REQUEST_BYTES)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
-    // How a client fails is its own affair.
-    let _ = timeout(LIFETIME, connection).await;
+    let respond = move |request: Request<Incoming>| std::future::ready(admin.respond(&request));
+    let accept = || async { listener.accept().await.map(|(stream, _)| stream) };
+    serve_with(accept, respond).await;
 }
 
 /// Listens there.

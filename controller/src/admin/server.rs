@@ -1,8 +1,8 @@
 //! HTTP/1.1 for probes, scrapers and `curl`: one request a connection, everything bounded.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, io, sync::Arc, time::Duration};
 
-use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -10,9 +10,10 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::timeout,
 };
+use tokio_util::either::Either;
 
 use super::{
-    Admin, Audience,
+    Admin,
     address::{Listener, Socket},
 };
 
@@ -30,19 +31,30 @@ const REQUEST_FIELDS: usize = 64;
 /// How long to wait when no connection can be accepted, for want of file descriptors above all.
 const REST: Duration = Duration::from_millis(100);
 
-enum Stream {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-}
-
 /// Answers until it is dropped.
 pub async fn serve(admin: Arc<Admin>, listener: Listener) {
-    let audience = listener.audience();
+    let (audience, socket) = (listener.audience(), &listener.socket);
+    let respond = move |request: Request<Incoming>| {
+        let admin = admin.clone();
+        async move { admin.respond(&request, audience).await }
+    };
+    serve_with(|| accept(socket), respond).await;
+}
+
+/// Answers by `respond` whoever `accept` lets in, until it is dropped.
+pub async fn serve_with<S, A, R>(
+    accept: impl Fn() -> A,
+    respond: impl Fn(Request<Incoming>) -> R + Clone + Send + Sync + 'static,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: Future<Output = io::Result<S>>,
+    R: Future<Output = Response<String>> + Send + 'static,
+{
     // Owns the connections: they end with it.
     let mut connections = JoinSet::new();
     let mut by_age: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let stream = match accept(&listener).await {
+        let stream = match accept().await {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::debug!(%error, "no connection to the admin endpoint can be accepted");
@@ -57,25 +69,24 @@ pub async fn serve(admin: Arc<Admin>, listener: Listener) {
         {
             oldest.abort();
         }
-        let admin = admin.clone();
-        by_age.push_back(match stream {
-            Stream::Unix(stream) => connections.spawn(talk(admin, stream, audience)),
-            Stream::Tcp(stream) => connections.spawn(talk(admin, stream, audience)),
-        });
+        by_age.push_back(connections.spawn(talk(stream, respond.clone())));
     }
 }
 
-async fn accept(listener: &Listener) -> io::Result<Stream> {
-    Ok(match &listener.socket {
-        Socket::Unix(socket) => Stream::Unix(socket.accept().await?.0),
-        Socket::Tcp(socket) => Stream::Tcp(socket.accept().await?.0),
+async fn accept(socket: &Socket) -> io::Result<Either<UnixStream, TcpStream>> {
+    Ok(match socket {
+        Socket::Unix(socket) => Either::Left(socket.accept().await?.0),
+        Socket::Tcp(socket) => Either::Right(socket.accept().await?.0),
     })
 }
 
-async fn talk(admin: Arc<Admin>, stream: impl AsyncRead + AsyncWrite + Unpin, audience: Audience) {
-    let service = service_fn(move |request: Request<Incoming>| {
-        let admin = admin.clone();
-        async move { Ok::<_, std::convert::Infallible>(admin.respond(&request, audience).await) }
+async fn talk<R>(stream: impl AsyncRead + AsyncWrite + Unpin, respond: impl Fn(Request<Incoming>) -> R)
+where
+    R: Future<Output = Response<String>>,
+{
+    let service = service_fn(move |request| {
+        let response = respond(request);
+        async move { Ok::<_, Infallible>(response.await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
