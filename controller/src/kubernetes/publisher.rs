@@ -14,7 +14,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use super::cluster::{ApiError, Cluster};
-use crate::{Key, queue::Queue};
+use crate::{Key, plan::backoff::draw, queue::Queue};
 
 /// How many statuses are on their way at once.
 const WRITERS: usize = 16;
@@ -180,7 +180,7 @@ impl Publisher {
             }
             Err(error) => {
                 entry.failures = entry.failures.saturating_add(1);
-                let wait = wait_after(entry.failures, error.is_retryable());
+                let wait = wait_after(&uid, entry.failures, error.is_retryable());
                 let at = Instant::now() + wait;
                 entry.not_before = Some(at);
                 let first = entry.failures == 1;
@@ -201,11 +201,12 @@ impl Publisher {
 }
 
 /// Half of it by chance, so that the agents of a cluster do not all come back at once. What a person must mend is not asked for in a hurry.
-fn wait_after(failures: u32, is_retryable: bool) -> Duration {
+fn wait_after(uid: &str, failures: u32, is_retryable: bool) -> Duration {
     let longest = FIRST_WAIT.saturating_mul(1 << failures.min(10)).min(LONGEST_WAIT);
     let longest = if is_retryable { longest } else { LONGEST_WAIT };
-    let share = f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
-    longest.div_f64(2.0) + longest.div_f64(2.0).mul_f64(share)
+    let half = longest / 2;
+    let millis = u64::try_from(half.as_millis()).unwrap_or(u64::MAX);
+    half + Duration::from_millis(draw(uid, failures) % millis.saturating_add(1))
 }
 
 /// The agent's part of a status. `Scheduled` is placement's.
@@ -230,11 +231,11 @@ mod tests {
     #[test]
     fn waits_grow_to_a_bound_and_are_never_nothing() {
         for failures in 1..40 {
-            let wait = wait_after(failures, true);
+            let wait = wait_after("u-1", failures, true);
             assert!(wait >= FIRST_WAIT && wait <= LONGEST_WAIT, "{failures}: {wait:?}");
         }
-        assert!(wait_after(1, true) <= FIRST_WAIT * 2);
-        assert!(wait_after(1, false) >= LONGEST_WAIT / 2);
+        assert!(wait_after("u-1", 1, true) <= FIRST_WAIT * 2);
+        assert!(wait_after("u-1", 1, false) >= LONGEST_WAIT / 2);
     }
 
     #[test]
