@@ -256,6 +256,7 @@ mod tests {
     use microagent_supervisor_protocol::Accelerator;
 
     use super::*;
+    use microagent_supervisor_protocol::Features;
 
     fn report(status: CheckStatus, backends: &[&str]) -> Report {
         Report {
@@ -313,6 +314,7 @@ mod tests {
             accelerator_reason: None,
             kernel_format: None,
             max_vcpus: 1,
+            features: Features::default(),
         };
         assert!(can_start(&capabilities(&[Verb::Start], &[Accelerator::Tcg])));
         assert!(!can_start(&capabilities(&[Verb::Start], &[])));

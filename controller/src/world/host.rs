@@ -145,8 +145,11 @@ impl Host {
                 log_bytes: LOG_BYTES,
                 output_bytes: supervisor::OUTPUT_BYTES,
                 qemu: qemu_options(&kernel, &chosen),
+                firecracker: None,
+                apple_vf: None,
             },
             guest: guest::config(record, &image.config, &boot.id)?,
+            restore: None,
         };
         let machine = self.paths.machine(&record.uid);
         backend::remember(machine.dir(), chosen.name)?;

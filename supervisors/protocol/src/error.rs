@@ -41,8 +41,16 @@ pub enum ErrorCode {
     VsockNotFound,
     /// The asked-for accelerator does not work on this host.
     AcceleratorUnavailable,
+    /// This user may not use what the machine needs, such as `/dev/kvm`.
+    PermissionDenied,
     /// A file that the machine is made of is absent or cannot be read.
     FileUnavailable,
+    /// A socket of the machine would have a path longer than the 107 bytes of unix(7).
+    PathTooLong,
+    /// The kernel is none that this backend boots.
+    KernelRefused,
+    /// Another machine writes to the disk.
+    DiskInUse,
     /// The file system is full.
     DiskFull,
     /// Another start of the same machine runs.
@@ -55,6 +63,10 @@ pub enum ErrorCode {
     MachineNotRunning,
     /// The directory belongs to another UID.
     IdentityMismatch,
+    /// The snapshot is not whole, or its directory is not as it should be.
+    SnapshotInvalid,
+    /// The snapshot is of another CPU, host kernel, VMM or machine, or its disks have changed.
+    SnapshotIncompatible,
     /// The VMM ended before the guest was ready.
     VmmFailed,
     /// The guest did not answer in time.
@@ -73,7 +85,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every cause, in the order of the catalogue.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 28] = [
         Self::InvalidRequest,
         Self::UnsupportedProtocol,
         Self::UnsupportedVerb,
@@ -82,13 +94,19 @@ impl ErrorCode {
         Self::VmmUnsuitable,
         Self::VsockNotFound,
         Self::AcceleratorUnavailable,
+        Self::PermissionDenied,
         Self::FileUnavailable,
+        Self::PathTooLong,
+        Self::KernelRefused,
+        Self::DiskInUse,
         Self::DiskFull,
         Self::MachineRunning,
         Self::MachineBusy,
         Self::MachineNotFound,
         Self::MachineNotRunning,
         Self::IdentityMismatch,
+        Self::SnapshotInvalid,
+        Self::SnapshotIncompatible,
         Self::VmmFailed,
         Self::GuestTimeout,
         Self::GuestPanic,
@@ -110,13 +128,19 @@ impl ErrorCode {
             Self::VmmUnsuitable => "VmmUnsuitable",
             Self::VsockNotFound => "VsockNotFound",
             Self::AcceleratorUnavailable => "AcceleratorUnavailable",
+            Self::PermissionDenied => "PermissionDenied",
             Self::FileUnavailable => "FileUnavailable",
+            Self::PathTooLong => "PathTooLong",
+            Self::KernelRefused => "KernelRefused",
+            Self::DiskInUse => "DiskInUse",
             Self::DiskFull => "DiskFull",
             Self::MachineRunning => "MachineRunning",
             Self::MachineBusy => "MachineBusy",
             Self::MachineNotFound => "MachineNotFound",
             Self::MachineNotRunning => "MachineNotRunning",
             Self::IdentityMismatch => "IdentityMismatch",
+            Self::SnapshotInvalid => "SnapshotInvalid",
+            Self::SnapshotIncompatible => "SnapshotIncompatible",
             Self::VmmFailed => "VmmFailed",
             Self::GuestTimeout => "GuestTimeout",
             Self::GuestPanic => "GuestPanic",
@@ -133,6 +157,7 @@ impl ErrorCode {
         matches!(
             self,
             Self::DiskFull
+                | Self::DiskInUse
                 | Self::MachineBusy
                 | Self::MachineNotRunning
                 | Self::VmmFailed
@@ -159,13 +184,21 @@ impl ErrorCode {
             Self::AcceleratorUnavailable => {
                 "leave the accelerator to the supervisor, or make /dev/kvm usable for this user"
             }
+            Self::PermissionDenied => {
+                "give this user the rights that the message names; for /dev/kvm, membership of its group"
+            }
             Self::FileUnavailable => "see that the file exists and that this user may read it",
+            Self::PathTooLong => "choose a shorter state directory",
+            Self::KernelRefused => "choose a kernel of a form that `capabilities` name, with what the message asks for",
+            Self::DiskInUse => "halt the machine that uses it, or give each its own disk",
             Self::DiskFull => "free space on the file system of the state directory",
             Self::MachineRunning => "halt the running machine first",
             Self::MachineBusy => "call again when the other call has ended",
             Self::MachineNotFound => "start the machine first",
             Self::MachineNotRunning => "call again when the machine runs",
             Self::IdentityMismatch => "give each machine a directory of its own",
+            Self::SnapshotInvalid => "make the snapshot again",
+            Self::SnapshotIncompatible => "start the machine without it, or on a host like that of the snapshot",
             Self::VmmFailed => "read the end of the VMM's own words in the details, and the console log",
             Self::GuestTimeout => "read the console log; a busy host may need a longer boot timeout",
             Self::GuestPanic => "read the end of the console log",

@@ -14,24 +14,33 @@ mod call_error;
 mod client;
 mod error;
 mod machine;
+mod options;
 mod request;
 mod response;
 mod schema;
+pub mod server;
+mod snapshot;
 pub mod vsock;
 
 pub use call_error::CallError;
 pub use client::Supervisor;
 pub use error::{ErrorBody, ErrorCode};
 pub use machine::{Accelerator, Artifact, ErrorText, Exit, GuestStatus, Health, Machine, MachineState, Owner};
+pub use options::{AppleVfOptions, DiskCache, FirecrackerDisk, FirecrackerOptions, IoEngine, QemuMachine, QemuOptions};
 pub use request::{
-    CapabilitiesRequest, CheckRequest, Disk, Halt, HaltRequest, Identity, Kernel, KernelFormat, MachineConfig,
-    MachineRequest, OUTPUT_BYTES, PrepareRequest, QemuMachine, QemuOptions, Request, StartRequest, Target, Verb,
+    CapabilitiesRequest, CheckRequest, ConsoleRequest, Disk, GcRequest, Halt, HaltRequest, Identity, Kernel,
+    KernelFormat, MachineConfig, MachineRequest, OUTPUT_BYTES, PrepareRequest, Request, SnapshotRequest, StartRequest,
+    Target, Verb,
 };
-pub use response::{Capabilities, Check, CheckStatus, Response};
+pub use response::{Capabilities, Check, CheckStatus, Console, Features, NetworkMode, Response, VsockProvider};
 pub use schema::schema;
+pub use snapshot::{Restore, Snapshot, SnapshotKind};
 
 /// The version string of every request and response.
 pub const PROTOCOL: &str = "supervisor.microagent.dev/v1";
 
 /// The longest request or response, in bytes. Requests carry the guest's files in base64.
 pub const MAX_BYTES: usize = 32 * 1024 * 1024;
+
+/// The most that `console` gives, in bytes.
+pub const MAX_CONSOLE: u32 = 1024 * 1024;

@@ -6,6 +6,8 @@ use microagent_guest_protocol::Config as GuestConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::{AppleVfOptions, ErrorBody, ErrorCode, FirecrackerOptions, QemuOptions, Restore, Snapshot};
+
 /// One call. The field `verb` tells which; unknown verbs and unknown fields are refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "verb", rename_all = "camelCase")]
@@ -35,9 +37,17 @@ pub enum Request {
     Halt(HaltRequest),
     /// Ends the machine at once.
     Kill(MachineRequest),
+    /// Writes the machine's memory and devices to a directory, so that another start can go on from there. The machine is paused for
+    /// that. Refused with `MachineNotRunning` unless it is `Running` or `Paused`, and with `SnapshotInvalid` where the directory is there.
+    Snapshot(SnapshotRequest),
+    /// The end of the console log, as text. Changes nothing.
+    Console(ConsoleRequest),
     /// Ends the machine and removes everything that this supervisor and its shim put into the machine's directory. Disks
     /// are not theirs.
     Delete(MachineRequest),
+    /// Ends and removes what belongs to no machine that is to be kept: as `delete` for each of these directories with a machine that this
+    /// supervisor made, and what it made for such machines elsewhere on the host. One that cannot be removed hinders no other.
+    Gc(GcRequest),
 }
 
 /// The name of a call.
@@ -64,8 +74,67 @@ pub enum Verb {
     Halt,
     /// See [`Request::Kill`].
     Kill,
+    /// See [`Request::Snapshot`].
+    Snapshot,
+    /// See [`Request::Console`].
+    Console,
     /// See [`Request::Delete`].
     Delete,
+    /// See [`Request::Gc`].
+    Gc,
+}
+
+impl Verb {
+    /// Every verb, in the order of the protocol's page.
+    pub const ALL: [Self; 14] = [
+        Self::Capabilities,
+        Self::Check,
+        Self::Prepare,
+        Self::Start,
+        Self::Inspect,
+        Self::Pause,
+        Self::Resume,
+        Self::Quarantine,
+        Self::Halt,
+        Self::Kill,
+        Self::Snapshot,
+        Self::Console,
+        Self::Delete,
+        Self::Gc,
+    ];
+
+    /// Those that every supervisor has.
+    pub const REQUIRED: [Self; 8] = [
+        Self::Capabilities,
+        Self::Check,
+        Self::Prepare,
+        Self::Start,
+        Self::Inspect,
+        Self::Halt,
+        Self::Kill,
+        Self::Delete,
+    ];
+
+    /// The word, as on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Capabilities => "capabilities",
+            Self::Check => "check",
+            Self::Prepare => "prepare",
+            Self::Start => "start",
+            Self::Inspect => "inspect",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Quarantine => "quarantine",
+            Self::Halt => "halt",
+            Self::Kill => "kill",
+            Self::Snapshot => "snapshot",
+            Self::Console => "console",
+            Self::Delete => "delete",
+            Self::Gc => "gc",
+        }
+    }
 }
 
 impl Request {
@@ -83,7 +152,10 @@ impl Request {
             Self::Quarantine(_) => Verb::Quarantine,
             Self::Halt(_) => Verb::Halt,
             Self::Kill(_) => Verb::Kill,
+            Self::Snapshot(_) => Verb::Snapshot,
+            Self::Console(_) => Verb::Console,
             Self::Delete(_) => Verb::Delete,
+            Self::Gc(_) => Verb::Gc,
         }
     }
 
@@ -102,6 +174,28 @@ impl Request {
             | Self::Kill(r)
             | Self::Delete(r) => &r.protocol,
             Self::Halt(r) => &r.protocol,
+            Self::Snapshot(r) => &r.protocol,
+            Self::Console(r) => &r.protocol,
+            Self::Gc(r) => &r.protocol,
+        }
+    }
+
+    /// The machine that it is about; none for a call about the host.
+    #[must_use]
+    pub fn target(&self) -> Option<&Target> {
+        match self {
+            Self::Capabilities(_) | Self::Check(_) | Self::Gc(_) => None,
+            Self::Prepare(r) => Some(&r.target),
+            Self::Start(r) => Some(&r.target),
+            Self::Inspect(r)
+            | Self::Pause(r)
+            | Self::Resume(r)
+            | Self::Quarantine(r)
+            | Self::Kill(r)
+            | Self::Delete(r) => Some(&r.target),
+            Self::Halt(r) => Some(&r.target),
+            Self::Snapshot(r) => Some(&r.target),
+            Self::Console(r) => Some(&r.target),
         }
     }
 }
@@ -129,6 +223,42 @@ pub struct Target {
     pub uid: String,
     /// The machine's directory: absolute, private, one per UID. Records, sockets and logs are put here.
     pub machine_dir: PathBuf,
+}
+
+impl Target {
+    /// Checks what every supervisor checks: the UID goes into names and messages, and the directory stands for itself wherever the
+    /// supervisor runs.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidRequest`].
+    pub fn check(&self) -> Result<(), ErrorBody> {
+        let invalid = |message: String| Err(ErrorBody::new(ErrorCode::InvalidRequest, message));
+        let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if self.uid.is_empty() || self.uid.len() > 63 || !self.uid.bytes().all(good) {
+            return invalid("the UID must be 1 to 63 lower-case letters, digits and `-`".to_owned());
+        }
+        if !self.machine_dir.is_absolute() {
+            return invalid(format!("the machine's directory {} is not an absolute path", self.machine_dir.display()));
+        }
+        Ok(())
+    }
+}
+
+impl Identity {
+    /// Checks that this is of the target, and can be told apart from another boot.
+    ///
+    /// # Errors
+    /// [`ErrorCode::IdentityMismatch`] and [`ErrorCode::InvalidRequest`].
+    pub fn check(&self, target: &Target) -> Result<(), ErrorBody> {
+        if self.uid != target.uid {
+            let message = format!("the identity is of {}, the target is {}", self.uid, target.uid);
+            return Err(ErrorBody::new(ErrorCode::IdentityMismatch, message));
+        }
+        if self.boot_id.is_empty() || self.boot_id.len() > 128 {
+            return Err(ErrorBody::new(ErrorCode::InvalidRequest, "the boot id must have 1 to 128 bytes"));
+        }
+        Ok(())
+    }
 }
 
 /// See [`Request::Capabilities`].
@@ -176,6 +306,9 @@ pub struct StartRequest {
     pub config: MachineConfig,
     /// What the shim tells guest-init after boot. May hold secrets: never written to a disk or a log.
     pub guest: GuestConfig,
+    /// A snapshot that the machine goes on from, instead of a boot. Only where `capabilities` tell of snapshots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Restore>,
 }
 
 /// A call about a machine that needs nothing further.
@@ -198,6 +331,42 @@ pub struct HaltRequest {
     pub target: Target,
     /// How.
     pub halt: Halt,
+}
+
+/// See [`Request::Snapshot`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SnapshotRequest {
+    /// [`crate::PROTOCOL`].
+    pub protocol: String,
+    /// Which machine.
+    pub target: Target,
+    /// What is to be made.
+    pub snapshot: Snapshot,
+}
+
+/// See [`Request::Console`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ConsoleRequest {
+    /// [`crate::PROTOCOL`].
+    pub protocol: String,
+    /// Which machine.
+    pub target: Target,
+    /// How many bytes of the log's end are wanted, 1 to [`crate::MAX_CONSOLE`].
+    pub max_bytes: u32,
+}
+
+/// See [`Request::Gc`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GcRequest {
+    /// [`crate::PROTOCOL`].
+    pub protocol: String,
+    /// Directories that may be machines': absolute, at most 65,536. What is absent, or holds no machine of this supervisor, is left alone.
+    pub machine_dirs: Vec<PathBuf>,
+    /// The UIDs of the machines to be kept.
+    pub keep: Vec<String>,
 }
 
 /// How a machine is to be halted.
@@ -237,6 +406,12 @@ pub struct MachineConfig {
     /// Options that only QEMU understands; other backends refuse them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qemu: Option<QemuOptions>,
+    /// Options that only Firecracker understands; other backends refuse them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firecracker: Option<FirecrackerOptions>,
+    /// Options that only Apple Virtualization.framework understands; other backends refuse them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apple_vf: Option<AppleVfOptions>,
 }
 
 /// The usual bound of outputs, in bytes: 1 GiB.
@@ -281,26 +456,4 @@ pub struct Disk {
     pub path: PathBuf,
     /// The guest cannot write to it; several machines may share it.
     pub read_only: bool,
-}
-
-/// Choices for QEMU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct QemuOptions {
-    /// The machine type; chosen by the supervisor when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub machine: Option<QemuMachine>,
-    /// The accelerator; KVM where it works, else TCG, when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub accelerator: Option<crate::Accelerator>,
-}
-
-/// A machine type of QEMU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum QemuMachine {
-    /// `microvm`: virtio over MMIO, no PCI.
-    Microvm,
-    /// `q35`: virtio over PCI.
-    Q35,
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Accelerator, ErrorBody, Machine, PROTOCOL, Verb};
+use crate::{Accelerator, ErrorBody, KernelFormat, Machine, PROTOCOL, SnapshotKind, Verb};
 
 /// The answer to one request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +27,12 @@ pub struct Response {
     /// For `check`: each thing that was looked at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<Check>,
+    /// For `console`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console: Option<Console>,
+    /// For `gc`: the UIDs of the machines that were removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<String>,
     /// Milliseconds that the parts of the call took.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub timings: BTreeMap<String, u64>,
@@ -43,6 +49,8 @@ impl Response {
             machine: None,
             capabilities: None,
             checks: Vec::new(),
+            console: None,
+            removed: Vec::new(),
             timings: BTreeMap::new(),
         }
     }
@@ -80,9 +88,65 @@ pub struct Capabilities {
     pub accelerator_reason: Option<String>,
     /// The form of kernel that boots fastest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kernel_format: Option<crate::KernelFormat>,
+    pub kernel_format: Option<KernelFormat>,
     /// The most virtual CPUs of one machine.
     pub max_vcpus: u32,
+    /// What machines of this backend can have and can do, beyond the verbs.
+    #[serde(default)]
+    pub features: Features,
+}
+
+/// What machines of a backend can have and can do. What is not named here they cannot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Features {
+    /// The forms of kernels that boot.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kernel_formats: Vec<KernelFormat>,
+    /// Who serves the guest's vsock ports on this host; nothing speaks to the guest when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vsock: Option<VsockProvider>,
+    /// The kinds of snapshots that can be made and started from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<SnapshotKind>,
+    /// The guest can be given more memory, or asked to give some back, while it runs.
+    #[serde(default)]
+    pub memory_hotplug: bool,
+    /// The ways to a network that a machine can have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub network_modes: Vec<NetworkMode>,
+}
+
+/// Who serves a guest's vsock ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum VsockProvider {
+    /// The host's kernel, through `/dev/vhost-vsock`.
+    Kernel,
+    /// A program beside the VMM.
+    Program,
+    /// The VMM itself.
+    Vmm,
+}
+
+/// A way to a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum NetworkMode {
+    /// A network of the user's own programs, without rights on the host.
+    User,
+    /// Through a proxy that knows what is allowed.
+    Mediated,
+}
+
+/// The end of a console log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Console {
+    /// The text: the guest's own, with what is not UTF-8 and all control characters but tab and line feed replaced by U+FFFD.
+    pub text: String,
+    /// Whether there is more before it.
+    pub truncated: bool,
 }
 
 /// One thing that was looked at.

@@ -12,8 +12,8 @@ use microagent_shim::{
     program::version_line,
 };
 use microagent_supervisor_protocol::{
-    Accelerator, Capabilities, Check, CheckStatus, ErrorBody, ErrorCode, Identity, KernelFormat, MachineConfig,
-    QemuMachine, Verb,
+    Accelerator, Capabilities, Check, CheckStatus, ErrorBody, ErrorCode, Features, Identity, KernelFormat,
+    MachineConfig, QemuMachine, Verb, VsockProvider,
 };
 
 use rustix::process::Signal;
@@ -36,7 +36,7 @@ const STILL: Duration = Duration::from_secs(5);
 const STILL_LOOK: Duration = Duration::from_millis(1);
 
 /// The verbs that work.
-const VERBS: [Verb; 11] = [
+const VERBS: [Verb; 13] = [
     Verb::Capabilities,
     Verb::Check,
     Verb::Prepare,
@@ -47,7 +47,9 @@ const VERBS: [Verb; 11] = [
     Verb::Quarantine,
     Verb::Halt,
     Verb::Kill,
+    Verb::Console,
     Verb::Delete,
+    Verb::Gc,
 ];
 
 /// QEMU on this host.
@@ -97,8 +99,8 @@ impl Backend for Qemu {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let qemu = host::qemu();
-        let lacks = match (&qemu, host::vsock()) {
+        let (qemu, vsock) = (host::qemu(), host::vsock());
+        let lacks = match (&qemu, &vsock) {
             (None, _) => Some(no_qemu()),
             (_, None) => Some(no_vsock()),
             _ => None,
@@ -117,6 +119,18 @@ impl Backend for Qemu {
             accelerator_reason,
             kernel_format: Some(if cfg!(target_arch = "x86_64") { KernelFormat::Elf } else { KernelFormat::Image }),
             max_vcpus: self.max_vcpus(),
+            features: Features {
+                kernel_formats: if cfg!(target_arch = "x86_64") {
+                    vec![KernelFormat::Elf, KernelFormat::BzImage]
+                } else {
+                    Vec::new()
+                },
+                vsock: vsock.map(|vsock| match vsock {
+                    Vsock::Kernel => VsockProvider::Kernel,
+                    Vsock::Program(_) => VsockProvider::Program,
+                }),
+                ..Features::default()
+            },
         }
     }
 

@@ -13,6 +13,8 @@ fn config() -> MachineConfig {
         log_bytes: 1000,
         output_bytes: 1000,
         qemu: None,
+        firecracker: None,
+        apple_vf: None,
     }
 }
 

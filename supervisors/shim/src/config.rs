@@ -3,7 +3,7 @@
 use std::{fs::OpenOptions, io, path::Path};
 
 use microagent_guest_protocol::Config as GuestConfig;
-use microagent_supervisor_protocol::{ErrorBody, ErrorCode, Identity, MachineConfig, Target};
+use microagent_supervisor_protocol::{ErrorBody, ErrorCode, MachineConfig};
 
 use crate::backend::Backend;
 
@@ -21,29 +21,6 @@ const MAX_OUTPUTS: usize = 64;
 
 /// The longest command line of an x86 kernel is 2048 bytes; the supervisor's own words need some of it.
 const MAX_KERNEL_ARGS: usize = 1024;
-
-/// Checks a UID: it goes into names and messages.
-pub(crate) fn uid(target: &Target) -> Result<(), ErrorBody> {
-    let uid = &target.uid;
-    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    if uid.is_empty() || uid.len() > 63 || !uid.bytes().all(good) {
-        let message = "the UID must be 1 to 63 lower-case letters, digits and `-`";
-        return Err(ErrorBody::new(ErrorCode::InvalidRequest, message));
-    }
-    Ok(())
-}
-
-/// Checks that the identity is of the target.
-pub(crate) fn identity(target: &Target, identity: &Identity) -> Result<(), ErrorBody> {
-    if identity.uid != target.uid {
-        let message = format!("the identity is of {}, the target is {}", identity.uid, target.uid);
-        return Err(ErrorBody::new(ErrorCode::IdentityMismatch, message));
-    }
-    if identity.boot_id.is_empty() || identity.boot_id.len() > 128 {
-        return Err(ErrorBody::new(ErrorCode::InvalidRequest, "the boot id must have 1 to 128 bytes"));
-    }
-    Ok(())
-}
 
 /// Checks what the shim takes from the guest's configuration for names of files.
 pub(crate) fn guest(config: &GuestConfig) -> Result<(), ErrorBody> {
@@ -83,8 +60,13 @@ pub(crate) fn machine(config: &MachineConfig, backend: &impl Backend) -> Result<
     if config.disks.len() > MAX_DISKS {
         return unsupported(format!("{} disks: at most {MAX_DISKS} can be had", config.disks.len()));
     }
-    if config.qemu.is_some() && backend.name() != "Qemu" {
-        return unsupported(format!("options of QEMU were given to backend {}", backend.name()));
+    let options = [
+        ("Qemu", config.qemu.is_some()),
+        ("Firecracker", config.firecracker.is_some()),
+        ("AppleVf", config.apple_vf.is_some()),
+    ];
+    if let Some((whose, _)) = options.iter().find(|(whose, given)| *given && *whose != backend.name()) {
+        return unsupported(format!("options of backend {whose} were given to backend {}", backend.name()));
     }
     let args = &config.kernel.args;
     if args.iter().any(|a| a.chars().any(char::is_control))

@@ -55,7 +55,8 @@ impl RotatingLog {
     }
 }
 
-fn rotated(path: &Path) -> PathBuf {
+/// The name of the older file.
+pub(crate) fn rotated(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".1");
     name.into()

@@ -2,7 +2,7 @@
 
 use microagent_base::process::ProcessId;
 use microagent_supervisor_protocol::{
-    Capabilities, Check, CheckStatus, ErrorBody, ErrorCode, Identity, KernelFormat, MachineConfig, Verb,
+    Capabilities, Check, CheckStatus, ErrorBody, ErrorCode, Features, Identity, KernelFormat, MachineConfig, Verb,
 };
 
 use crate::{Backend, Launch};
@@ -47,6 +47,7 @@ impl Backend for Planned {
             accelerator_reason: Some(self.not_yet()),
             kernel_format: Some(self.kernel_format),
             max_vcpus: self.max_vcpus(),
+            features: Features::default(),
         }
     }
 

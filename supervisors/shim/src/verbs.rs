@@ -15,7 +15,8 @@ use microagent_base::{
     process::ProcessId,
 };
 use microagent_supervisor_protocol::{
-    ErrorBody, ErrorCode, HaltRequest, Machine, MachineState, PrepareRequest, Response, StartRequest, Target,
+    Console, ConsoleRequest, ErrorBody, ErrorCode, HaltRequest, Machine, MachineState, PrepareRequest, Response,
+    StartRequest, Target, Verb,
 };
 
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
     config,
     control::{self, Refusal, Wish},
     dir::{ACTIVITY, CONTROL_SOCKET, MachineDir, SHIM_LOCK, SHIM_LOG, host},
+    end_of_log,
     handover::Boot,
     record::Record,
 };
@@ -56,7 +58,7 @@ pub(crate) fn prepare(backend: &impl Backend, request: &PrepareRequest) -> Resul
 
 pub(crate) fn start(backend: &impl Backend, request: StartRequest) -> Result<Machine, ErrorBody> {
     let dir = open(&request.target)?;
-    config::identity(&request.target, &request.identity)?;
+    request.identity.check(&request.target)?;
     dir.make()?;
     let _lock = dir.lock()?;
     let machine = observe(&dir, &request.target)?;
@@ -70,6 +72,10 @@ pub(crate) fn start(backend: &impl Backend, request: StartRequest) -> Result<Mac
         }
     }
     config::machine(&request.config, backend)?;
+    if request.restore.is_some() && !backend.verbs().contains(&Verb::Snapshot) {
+        let message = format!("backend {} has no snapshots to start from", backend.name());
+        return Err(ErrorBody::new(ErrorCode::UnsupportedConfig, message));
+    }
     config::guest(&request.guest)?;
     // A shim records the end of its machine a moment before its own.
     if let Some(record) = Record::load(&dir)? {
@@ -133,6 +139,12 @@ pub(crate) fn inspect(target: &Target) -> Result<Machine, ErrorBody> {
     machine.active_at =
         machine.started_at.and_then(|started| activity::last(&dir.join(ACTIVITY), started, Timestamp::now()));
     Ok(machine)
+}
+
+/// The machine, and the end of its console log.
+pub(crate) fn console(request: &ConsoleRequest) -> Result<(Machine, Console), ErrorBody> {
+    let dir = open(&request.target)?;
+    Ok((observe(&dir, &request.target)?, end_of_log::console(&dir, request)?))
 }
 
 /// Pauses, resumes or quarantines the machine.
@@ -254,6 +266,6 @@ fn observe(dir: &MachineDir, target: &Target) -> Result<Machine, ErrorBody> {
 }
 
 fn open(target: &Target) -> Result<MachineDir, ErrorBody> {
-    config::uid(target)?;
+    target.check()?;
     MachineDir::new(&target.machine_dir)
 }

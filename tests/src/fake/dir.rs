@@ -17,7 +17,7 @@ use std::{
 use microagent_base::{durable, process::ProcessId};
 use microagent_supervisor_protocol::Verb;
 
-use super::{DIR_VARIABLE, Lie, Lies, word};
+use super::{DIR_VARIABLE, Lie, Lies};
 
 /// The directory, for the supervisor and for the test.
 #[derive(Clone, Debug)]
@@ -84,7 +84,7 @@ impl FakeDir {
     /// When a verb was called for a UID, in nanoseconds since 1970.
     #[must_use]
     pub fn calls(&self, verb: Verb, uid: &str) -> Vec<u128> {
-        let prefix = format!("call {} {uid} ", word(verb));
+        let prefix = format!("call {} {uid} ", verb.as_str());
         self.events().filter_map(|line| line.strip_prefix(&prefix)?.parse().ok()).collect()
     }
 
@@ -108,7 +108,7 @@ impl FakeDir {
     }
 
     pub(super) fn called(&self, verb: Verb, uid: &str) {
-        self.append(&format!("call {} {uid} {}", word(verb), now_ns()));
+        self.append(&format!("call {} {uid} {}", verb.as_str(), now_ns()));
     }
 
     pub(super) fn booted(&self, uid: &str, boot_id: &str) {

@@ -16,13 +16,13 @@ pub use script::{Lie, Lies};
 
 use std::{
     env,
-    io::{self, Read, Write},
+    io::{self, Write},
     path::Path,
     process::{Command, ExitCode, Stdio},
 };
 
 use microagent_base::process::ProcessId;
-use microagent_supervisor_protocol::{ErrorBody, ErrorCode, PROTOCOL, Request, Response, Target, Verb};
+use microagent_supervisor_protocol::{PROTOCOL, Request, Response, server};
 
 /// Names the directory with the log and the script. See [`FakeDir`].
 pub const DIR_VARIABLE: &str = "MICROAGENT_FAKE_DIR";
@@ -45,17 +45,13 @@ pub fn main() -> ExitCode {
 }
 
 fn answer() -> ExitCode {
-    let mut bytes = Vec::new();
-    if io::stdin().read_to_end(&mut bytes).is_err() {
-        return ExitCode::FAILURE;
-    }
-    let request: Request = match serde_json::from_slice(&bytes) {
+    let request = match server::read(&mut io::stdin()) {
         Ok(request) => request,
-        Err(e) => return say(&Response::error(ErrorBody::new(ErrorCode::InvalidRequest, e.to_string())), true),
+        Err(error) => return server::write(&Response::error(error)),
     };
     let fake = FakeDir::from_env();
     let verb = request.verb();
-    let target = target(&request).cloned();
+    let target = request.target().cloned();
     if let (Request::Start(start), Some(fake)) = (&request, &fake) {
         fake.remember(&start.identity.uid, &start.identity.name);
     }
@@ -85,14 +81,8 @@ fn answer() -> ExitCode {
         }
         None => {}
     }
-    say(&response, lie != Some(Lie::OkButFails))
-}
-
-/// Writes the response; ends well when it does, unless that is to be a lie.
-fn say(response: &Response, honest: bool) -> ExitCode {
-    let text = serde_json::to_vec(response).unwrap_or_default();
-    let said = io::stdout().write_all(&text).is_ok();
-    if said && response.ok && honest { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let honest = server::write(&response);
+    if lie == Some(Lie::OkButFails) { ExitCode::FAILURE } else { honest }
 }
 
 fn flood() -> ExitCode {
@@ -116,24 +106,4 @@ fn hang() -> ExitCode {
     loop {
         std::thread::park();
     }
-}
-
-fn target(request: &Request) -> Option<&Target> {
-    match request {
-        Request::Capabilities(_) | Request::Check(_) => None,
-        Request::Prepare(r) => Some(&r.target),
-        Request::Start(r) => Some(&r.target),
-        Request::Halt(r) => Some(&r.target),
-        Request::Inspect(r)
-        | Request::Pause(r)
-        | Request::Resume(r)
-        | Request::Quarantine(r)
-        | Request::Kill(r)
-        | Request::Delete(r) => Some(&r.target),
-    }
-}
-
-/// The verb as it stands in requests.
-fn word(verb: Verb) -> String {
-    serde_json::to_value(verb).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }

@@ -10,8 +10,8 @@ use std::{
 
 use microagent_base::durable;
 use microagent_supervisor_protocol::{
-    Accelerator, Capabilities, ErrorBody, ErrorCode, Exit, KernelFormat, Machine, MachineState, Owner, Request,
-    Response, StartRequest, Verb,
+    Accelerator, Capabilities, ErrorBody, ErrorCode, Exit, Features, KernelFormat, Machine, MachineState, Owner,
+    Request, Response, StartRequest, Verb,
 };
 use rustix::{fs::FlockOperation, process::Signal};
 
@@ -25,6 +25,10 @@ use super::{
 const GONE: Duration = Duration::from_secs(10);
 
 pub(super) fn carry_out(request: Request, lie: Option<Lie>) -> Result<Response, ErrorBody> {
+    if let Some(target) = request.target() {
+        target.check()?;
+    }
+    let verb = request.verb();
     let machine = match request {
         Request::Capabilities(_) => return Ok(Response { capabilities: Some(capabilities()), ..Response::ok() }),
         Request::Check(_) => return Ok(Response::ok()),
@@ -49,6 +53,10 @@ pub(super) fn carry_out(request: Request, lie: Option<Lie>) -> Result<Response, 
             }
             Machine::bare(&r.target.uid, MachineState::Absent)
         }
+        Request::Snapshot(_) | Request::Console(_) | Request::Gc(_) => {
+            let message = format!("the fake supervisor does not have the verb {}", verb.as_str());
+            return Err(ErrorBody::new(ErrorCode::UnsupportedVerb, message));
+        }
     };
     Ok(Response::machine(machine))
 }
@@ -64,11 +72,13 @@ fn capabilities() -> Capabilities {
         accelerator_reason: None,
         kernel_format: Some(KernelFormat::Elf),
         max_vcpus: 255,
+        features: Features { kernel_formats: vec![KernelFormat::Elf], ..Features::default() },
     }
 }
 
 fn start(request: StartRequest, lie: Option<Lie>) -> Result<Machine, ErrorBody> {
     let dir = &request.target.machine_dir;
+    request.identity.check(&request.target)?;
     durable::private_dir(dir).map_err(|e| host(&e))?;
     let _lock = lock(dir, FlockOperation::NonBlockingLockExclusive)?;
     let found = observe(dir, &request.target.uid)?;

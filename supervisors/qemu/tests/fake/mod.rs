@@ -131,6 +131,8 @@ impl Host {
             log_bytes: 1 << 20,
             output_bytes: self.output_bytes,
             qemu: Some(QemuOptions { machine: None, accelerator: self.accelerator }),
+            firecracker: None,
+            apple_vf: None,
         }
     }
 
@@ -166,6 +168,7 @@ impl Host {
             identity,
             config: self.config(),
             guest,
+            restore: None,
         };
         self.supervisor().start(request, PATIENCE)
     }
