@@ -182,6 +182,8 @@ impl Backend for Qemu {
                 confined: None,
             },
             logger: None,
+            metrics: None,
+            notes: serde_json::Value::Null,
             kernel_vsock_cid: (vsock == Vsock::Kernel).then_some(cid),
             silence_ms: (accelerator == Accelerator::Kvm).then_some(KVM_SILENCE_MS),
         };
