@@ -7,10 +7,7 @@ use std::{
 };
 
 use microagent_base::{Digest, process::ProcessId};
-use microagent_shim::{
-    Backend, Launch, Program, kvm,
-    program::version_line,
-};
+use microagent_shim::{Backend, Launch, Program, kvm, program::version_line};
 use microagent_supervisor_protocol::{
     Accelerator, Capabilities, Check, CheckStatus, ErrorBody, ErrorCode, Features, Identity, KernelFormat,
     MachineConfig, QemuMachine, Verb, VsockProvider,

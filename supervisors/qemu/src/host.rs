@@ -45,8 +45,9 @@ pub(crate) fn vsock() -> Option<Vsock> {
     }
     let home = env::var_os("HOME").map(PathBuf::from);
     let at_home = home.into_iter().flat_map(|h| [h.join(".cargo/bin"), h.join(".cache/microagent-tools/bin")]);
-    let program = in_path(VSOCK_PROGRAM)
-        .or_else(|| beside(VSOCK_PROGRAM).into_iter().chain(at_home.map(|d| d.join(VSOCK_PROGRAM))).find(|p| is_executable(p)));
+    let program = in_path(VSOCK_PROGRAM).or_else(|| {
+        beside(VSOCK_PROGRAM).into_iter().chain(at_home.map(|d| d.join(VSOCK_PROGRAM))).find(|p| is_executable(p))
+    });
     program.map(Vsock::Program)
 }
 

@@ -19,7 +19,9 @@ pub fn main(backend: &impl Backend) -> ExitCode {
         [] => answer(backend),
         [mode, dir] if mode == "shim" => run::main(backend, Path::new(dir)),
         #[cfg(target_os = "linux")]
-        [mode, confined, program @ ..] if mode == confine::OUTER => confine::outer(&confined.to_string_lossy(), &texts(program)),
+        [mode, confined, program @ ..] if mode == confine::OUTER => {
+            confine::outer(&confined.to_string_lossy(), &texts(program))
+        }
         #[cfg(target_os = "linux")]
         [mode, program @ ..] if mode == confine::INNER => confine::inner(&texts(program)),
         [flag] if flag == "--version" => {

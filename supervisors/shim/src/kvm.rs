@@ -51,10 +51,9 @@ pub fn probe() -> Result<(), Unusable> {
 fn try_it() -> Result<(), Unusable> {
     let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm").map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => "/dev/kvm is not there".to_owned().into(),
-        kind => Unusable {
-            denied: kind == io::ErrorKind::PermissionDenied,
-            why: format!("/dev/kvm cannot be opened: {e}"),
-        },
+        kind => {
+            Unusable { denied: kind == io::ErrorKind::PermissionDenied, why: format!("/dev/kvm cannot be opened: {e}") }
+        }
     })?;
     let failed = |what: &'static str| move |e: io::Error| format!("KVM cannot {what}: {e}");
     let version = ioctl(&kvm, KVM_GET_API_VERSION, 0).map_err(failed("tell its version"))?;

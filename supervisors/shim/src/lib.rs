@@ -31,6 +31,7 @@ mod confine;
 mod console;
 mod control;
 mod dir;
+mod disks;
 mod end_of_log;
 mod far;
 mod gc;

@@ -24,6 +24,7 @@ use crate::{
     console::Sign,
     control::{self, Answer, Wish},
     dir::{CONTROL_SOCKET, GUEST_SOCKET, MachineDir, SHIM_LOCK, VSOCK_SOCKET, host},
+    disks,
     far::Far,
     guest::{self, Bound, Waiting, Word},
     handover::{Boot, Ready},
@@ -89,6 +90,7 @@ fn begin(backend: &impl Backend, dir: &Path, ready: &mut Ready) -> Result<(), Er
     })?;
     let _lock = FileLock::try_exclusive(Path::new(SHIM_LOCK))
         .map_err(|e| ErrorBody::new(ErrorCode::MachineBusy, format!("a shim of this machine still runs: {e}")))?;
+    let _disks = disks::hold(&boot.config)?;
     let mut shim = Shim::new(backend, boot)?;
     shim.dir.clean_sockets()?;
     shim.dir.clean_outputs()?;
