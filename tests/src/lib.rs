@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 pub mod cluster;
 pub mod fake;
+pub mod firecracker;
+pub mod guest;
 pub mod host;
 pub mod image_fixture;
 pub mod registry;

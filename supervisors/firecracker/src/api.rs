@@ -8,6 +8,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -16,6 +17,12 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// How long Firecracker may take for what it only has to write down.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long after its socket is there Firecracker may take to listen on it: the two are system calls in a row.
+const LISTENING: Duration = Duration::from_secs(1);
+
+/// How often that is tried: nothing can be waited on before.
+const LISTENING_LOOK: Duration = Duration::from_millis(1);
 
 /// The longest head of an answer, in bytes: Firecracker's have some 100.
 const MAX_HEAD: usize = 8 * 1024;
@@ -64,9 +71,16 @@ struct Fault {
 impl Api {
     /// Connects to the socket, whose path may be longer than an address can hold.
     pub(crate) fn connect(socket: &Path) -> Result<Self, ApiError> {
-        vsock::connect_within(socket, PATIENCE)
-            .map(|stream| Self { stream })
-            .map_err(|source| ApiError::Unreachable { socket: socket.to_owned(), source })
+        let until = Instant::now() + LISTENING;
+        loop {
+            match vsock::connect_within(socket, PATIENCE) {
+                Ok(stream) => return Ok(Self { stream }),
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < until => {
+                    thread::sleep(LISTENING_LOOK);
+                }
+                Err(source) => return Err(ApiError::Unreachable { socket: socket.to_owned(), source }),
+            }
+        }
     }
 
     /// Sets the resource.
@@ -222,7 +236,7 @@ fn parse(bytes: &[u8]) -> io::Result<Option<(u16, usize, usize)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{os::unix::net::UnixListener, thread};
+    use std::os::unix::net::UnixListener;
 
     /// What the client makes of an answer that comes in these pieces.
     fn answered(pieces: Vec<Vec<u8>>) -> Result<serde_json::Value, ApiError> {

@@ -127,7 +127,13 @@ fn launch(dir: &MachineDir, boot: &Boot) -> Result<Machine, ErrorBody> {
         return Err(ErrorBody::new(ErrorCode::Host, message).with_details(said.trim()));
     };
     match (response.error, response.machine) {
-        (Some(error), _) => Err(error),
+        (Some(error), _) => {
+            // It has nothing left to do but to end, and whoever is told that there is no machine must find none.
+            if let Ok(shim) = ProcessId::of(shim.id()) {
+                shim.wait_gone(GONE).map_err(|e| host("cannot wait for the shim", &e))?;
+            }
+            Err(error)
+        }
         (None, Some(machine)) => Ok(machine),
         (None, None) => Err(ErrorBody::new(ErrorCode::Host, "the shim did not tell its machine")),
     }
