@@ -153,7 +153,11 @@ impl ProcessId {
         }
     }
 
-    fn pidfd(&self) -> io::Result<Option<std::os::fd::OwnedFd>> {
+    /// A handle of this very process, which is readable once it has ended: pidfd_open(2). `None` when it is gone.
+    ///
+    /// # Errors
+    /// What the operating system refused, such as one more open file.
+    pub fn pidfd(&self) -> io::Result<Option<std::os::fd::OwnedFd>> {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
         let Some(pid) = pid else { return Ok(None) };
         match pidfd_open(pid, PidfdFlags::empty()) {

@@ -11,6 +11,7 @@ mod host;
 mod jobs;
 mod keep;
 mod kernel;
+mod owners;
 mod sight;
 mod watch;
 

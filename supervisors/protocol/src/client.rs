@@ -20,7 +20,7 @@ use rustix::{
 
 use crate::{
     CallError, Capabilities, CapabilitiesRequest, Check, CheckRequest, Halt, HaltRequest, Machine, MachineConfig,
-    MachineRequest, PROTOCOL, PrepareRequest, Request, Response, StartRequest, Target,
+    MachineRequest, PROTOCOL, PrepareRequest, Request, Response, StartRequest, Target, Verb,
 };
 
 /// How much of a supervisor's standard error is kept: its end, in bytes.
@@ -72,6 +72,16 @@ impl Supervisor {
         if input.len() > crate::MAX_BYTES {
             return Err(CallError::RequestTooLong { path: self.path.clone(), verb, bytes: input.len() });
         }
+        self.ask(&input, verb, deadline)
+    }
+
+    /// Gives these bytes for a request, as [`Self::call`] does with one. `verb` is for what is told of a failure. This is for proving
+    /// supervisors right or wrong.
+    ///
+    /// # Errors
+    /// When no valid answer came.
+    pub fn ask(&self, input: &[u8], verb: Verb, deadline: Duration) -> Result<Response, CallError> {
+        let io = |source| CallError::Io { path: self.path.clone(), verb, source };
         let child = Command::new(&self.path)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -80,7 +90,7 @@ impl Supervisor {
             .spawn()
             .map_err(|source| CallError::Spawn { path: self.path.clone(), source })?;
         let mut running = Running { child, reaped: false };
-        let said = running.exchange(&input, deadline).map_err(io)?;
+        let said = running.exchange(input, deadline).map_err(io)?;
         let path = || self.path.clone();
         let stderr = said.stderr.text();
         match said.end {

@@ -151,6 +151,45 @@ impl ErrorCode {
         }
     }
 
+    /// What has happened.
+    #[must_use]
+    pub fn cause(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "the request is not JSON of this protocol",
+            Self::UnsupportedProtocol => "the request is of another protocol version",
+            Self::UnsupportedVerb => "this supervisor does not have the verb",
+            Self::UnsupportedConfig => "this backend cannot give what the configuration asks for",
+            Self::VmmNotFound => "the VMM is not installed",
+            Self::VmmUnsuitable => "the VMM is too old, or not the right one",
+            Self::VsockNotFound => "the program that serves vsock is not installed",
+            Self::AcceleratorUnavailable => "the asked-for accelerator does not work on this host",
+            Self::PermissionDenied => "this user may not use what the machine needs, such as `/dev/kvm`",
+            Self::FileUnavailable => "a file that the machine is made of is absent or cannot be read",
+            Self::PathTooLong => "a socket of the machine would have a path longer than the 107 bytes of unix(7)",
+            Self::KernelRefused => "the kernel is none that this backend boots",
+            Self::DiskInUse => "another machine writes to the disk",
+            Self::DiskFull => "the file system is full",
+            Self::MachineRunning => "another start of the same machine runs",
+            Self::MachineBusy => "another call for the same machine is under way",
+            Self::MachineNotFound => "there is no such machine",
+            Self::MachineNotRunning => {
+                "the machine does not run, or its guest has not taken its configuration yet, or it is about to end"
+            }
+            Self::IdentityMismatch => "the directory belongs to another UID",
+            Self::SnapshotInvalid => "the snapshot is not whole, or its directory is not as it should be",
+            Self::SnapshotIncompatible => {
+                "the snapshot is of another CPU, host kernel, VMM or machine, or its disks have changed"
+            }
+            Self::VmmFailed => "the VMM ended before the guest was ready",
+            Self::GuestTimeout => "the guest did not answer in time",
+            Self::GuestPanic => "the guest's kernel panicked",
+            Self::GuestFailed => "guest-init gave up before the host could speak to it; its words are in the message",
+            Self::GuestProtocol => "the guest answered what the protocol does not allow",
+            Self::ShimLost => "the shim ended without a record; the machine was ended with it",
+            Self::Host => "the operating system refused something else",
+        }
+    }
+
     /// Whether the same call may succeed later with nothing changed by a person.
     #[must_use]
     pub fn retryable(self) -> bool {

@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use microagent_base::Digest;
+use microagent_base::{Digest, process::ProcessId};
 use microagent_crds::PullPolicy as SpecPullPolicy;
 use microagent_images::{Baseline, Image};
 use microagent_kernel::{Kernel, Need};
-use microagent_supervisor_protocol::Machine;
+use microagent_supervisor_protocol::{Machine, Owner};
 
 use super::{
     super::{
@@ -182,6 +182,9 @@ impl Host {
                     let deadline = self.deadlines.call;
                     let seen = supervisor.inspect(self.target(record), deadline).map_err(|e| backend::fault(&e))?;
                     self.sights.keep(&record.uid, place, asked, &name, &seen);
+                    if let Some(Owner { pid, start_time }) = seen.owner {
+                        self.owners.add(ProcessId { pid, start_time, boot: None }, &record.key);
+                    }
                     Ok((name, seen))
                 })
             }

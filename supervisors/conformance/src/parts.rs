@@ -1,0 +1,66 @@
+//! What a machine is made of.
+
+use std::{fs, io, path::Path};
+
+use microagent_guest_protocol::{Config, Process, Root};
+use microagent_supervisor_protocol::{Disk, Kernel, KernelFormat, MachineConfig, OUTPUT_BYTES};
+
+/// Gives each check the parts of its machine.
+pub trait Parts {
+    /// A machine whose files are in this directory, which is the machine's alone. Whoever has real guests makes it boot.
+    ///
+    /// # Errors
+    /// When the files cannot be made.
+    fn config(&self, dir: &Path) -> io::Result<MachineConfig>;
+
+    /// What its guest is told: a workload that runs until it is asked to end.
+    fn guest(&self, boot_id: &str) -> Config;
+}
+
+/// Parts for supervisors without guests: files that are there and mean nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Placeholders;
+
+impl Parts for Placeholders {
+    fn config(&self, dir: &Path) -> io::Result<MachineConfig> {
+        for name in ["kernel", "initramfs", "disk"] {
+            fs::write(dir.join(name), name)?;
+        }
+        Ok(MachineConfig {
+            vcpus: 1,
+            memory_mib: 128,
+            kernel: Kernel { path: dir.join("kernel"), format: KernelFormat::Elf, args: Vec::new() },
+            initramfs: dir.join("initramfs"),
+            disks: vec![Disk { id: "disk".to_owned(), path: dir.join("disk"), read_only: false }],
+            boot_timeout_ms: 120_000,
+            log_bytes: 1024 * 1024,
+            output_bytes: OUTPUT_BYTES,
+            qemu: None,
+            firecracker: None,
+            apple_vf: None,
+        })
+    }
+
+    fn guest(&self, boot_id: &str) -> Config {
+        guest(boot_id, vec!["stay".to_owned()])
+    }
+}
+
+/// A guest that runs this and nothing else, on its first disk.
+#[must_use]
+pub fn guest(boot_id: &str, argv: Vec<String>) -> Config {
+    Config {
+        version: microagent_guest_protocol::VERSION,
+        boot_id: boot_id.to_owned(),
+        hostname: "conformance".to_owned(),
+        realtime_ns: 0,
+        root: Root { baseline: 0, overlay: None },
+        mounts: Vec::new(),
+        files: Vec::new(),
+        setup: Vec::new(),
+        workload: Process { argv, env: Vec::new(), working_dir: None, user: None },
+        grace_seconds: 1,
+        health: None,
+        outputs: Vec::new(),
+    }
+}
