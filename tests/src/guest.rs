@@ -113,8 +113,13 @@ fn go_on(mode: &str, machine: &Machine<'_>, mut configured: UnixStream) {
             thread::park();
         }
     }
-    let mut shutdown = (machine.accept)();
-    let Request::Shutdown { .. } = frame::read_message(&mut shutdown).unwrap() else { panic!("not a shutdown") };
+    // One that says nothing, or breaks off, is disconnected.
+    let mut shutdown = loop {
+        let mut stream = (machine.accept)();
+        if let Ok(Request::Shutdown { .. }) = frame::read_message(&mut stream) {
+            break stream;
+        }
+    };
     frame::write_message(&mut shutdown, &ShutdownReply::ShuttingDown).unwrap();
     if mode == "stay-outputs" {
         tell(&mut configured, &Event::WorkloadExited { exit: Exit::code(143), at_ms: 6 });

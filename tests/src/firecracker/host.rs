@@ -134,7 +134,11 @@ impl MachineHost {
         host
     }
 
-    fn write_script(&self) {
+    /// Has the stand-in behave as the script says from its next start on.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write_script(&self) {
         fs::write(self.root().join("script.json"), serde_json::to_vec(&self.script).unwrap()).unwrap();
     }
 

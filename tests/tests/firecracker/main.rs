@@ -1,6 +1,7 @@
 //! The Firecracker supervisor, as an executable, against a strict stand-in for Firecracker; and against the real one where there is one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test and its helpers end by panicking")]
 
+mod conformance;
 mod contract;
 mod faults;
 mod jail;
