@@ -3,6 +3,7 @@
 
 mod conformance;
 mod contract;
+mod controller;
 mod faults;
 mod jail;
 mod life;
