@@ -28,6 +28,7 @@ mod root;
 mod server;
 mod session;
 mod setup;
+mod successor;
 #[allow(unsafe_code, reason = "system calls that no library makes safely; each with its SAFETY line")]
 mod sys;
 mod tcp;

@@ -8,8 +8,9 @@
 //! | [`Request::Configure`] | nothing more | [`Event`]s, the output of setup and workload, and outputs, until power-off |
 //! | [`Request::Exec`] | [`ExecInput`]s and standard input | output, then one [`ExecReply`] |
 //! | [`Request::Shutdown`] | nothing more | one [`ShutdownReply`] |
+//! | [`Request::Resumed`] | nothing more | [`Event::Resumed`], and then what `Configure` is answered with, from there on |
 //!
-//! `Configure` is accepted once in the life of a boot; all other requests wait for it. A peer that sends what
+//! `Configure` is accepted once in the life of a boot; all other requests wait for it, but `Resumed`, which is refused without it. A peer that sends what
 //! is not in this table is disconnected. Frames are in [`frame`].
 
 mod config;
