@@ -11,7 +11,7 @@ use clap::{
 use crate::{
     commands::{
         apply, completion, delete, describe, doctor, events, exec, explain, get, image, kernel, logs, plan, restart,
-        run, up, version, wait,
+        run, supervisor, up, version, wait,
     },
     failure::USAGE,
     output,
@@ -72,6 +72,7 @@ pub(crate) enum Command {
     Delete(delete::Args),
     Image(image::Args),
     Kernel(kernel::Args),
+    Supervisor(supervisor::Args),
     Doctor(doctor::Args),
     Explain(explain::Args),
     Completion(completion::Args),

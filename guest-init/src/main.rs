@@ -40,6 +40,12 @@ use microagent_guest_protocol::{CONTROL_PORT, LISTENING_LINE};
 fn main() {
     let init_ms = clock::uptime_ms();
     if std::process::id() != 1 {
+        // The workload of the conformance kit, whose disk holds nothing but this program.
+        if std::env::args().nth(1).as_deref() == Some("idle") {
+            loop {
+                std::thread::park();
+            }
+        }
         eprintln!(
             "microagent-guest-init is the first process of a microVM's kernel: it does nothing when started by hand. \
              Put it as /init into an initramfs."

@@ -15,6 +15,7 @@ pub(crate) mod logs;
 pub(crate) mod plan;
 pub(crate) mod restart;
 pub(crate) mod run;
+pub(crate) mod supervisor;
 pub(crate) mod up;
 pub(crate) mod version;
 pub(crate) mod wait;
@@ -69,6 +70,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Delete(args) => delete::run(&context, &args).await,
         Command::Image(args) => image::run(&context, args).await,
         Command::Kernel(args) => kernel::run(&context, args).await,
+        Command::Supervisor(args) => supervisor::run(&context, args).await,
         Command::Doctor(args) => doctor::run(&context, args).await,
         Command::Explain(args) => explain::run(&args),
         Command::Completion(args) => completion::run(&args),
