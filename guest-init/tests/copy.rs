@@ -125,7 +125,9 @@ fn tree(root: &Path) -> PathBuf {
 
 #[test]
 fn files_go_in_and_come_out_as_they_were_by_no_program_of_the_image() {
-    let Some(tools) = harness::tools("files_go_in_and_come_out_as_they_were_by_no_program_of_the_image") else { return };
+    let Some(tools) = harness::tools("files_go_in_and_come_out_as_they_were_by_no_program_of_the_image") else {
+        return;
+    };
     let directory = tempfile::tempdir().unwrap();
     let (baseline, writable) = (directory.path().join("baseline"), directory.path().join("writable"));
     image::baseline(tools, &baseline);
@@ -146,7 +148,9 @@ fn files_go_in_and_come_out_as_they_were_by_no_program_of_the_image() {
     let tree = tree(directory.path());
     let before = seen(&tree);
     assert_eq!(put(&vm, copy_in("/home/agent", b"tree"), &packed(&tree)), COPIED);
-    let told = shell("cd /home/agent/tree; stat -c '%u:%g %a %Y' run.sh . deep/link; cat deep/er/none run.sh; wc -c < big; ls -a .. . | grep -c microagent");
+    let told = shell(
+        "cd /home/agent/tree; stat -c '%u:%g %a %Y' run.sh . deep/link; cat deep/er/none run.sh; wc -c < big; ls -a .. . | grep -c microagent",
+    );
     let own = before[Path::new("")].0 & 0o7777;
     let lines: Vec<_> = told.lines().map(str::to_owned).collect();
     assert_eq!(lines[0], "1000:1001 750 1000000000", "{told}");
@@ -212,7 +216,8 @@ fn files_go_in_and_come_out_as_they_were_by_no_program_of_the_image() {
     frame::write_message(&mut left, &Request::CopyIn(copy_in("/w/part", b"tree"))).unwrap();
     big[..8 << 20].chunks(MAX_DATA).for_each(|chunk| frame::write(&mut left, Kind::Stdin, chunk).unwrap());
     drop(left);
-    let waiting = "while ls -a /w/part | grep -q microagent; do sleep 0.1; done; ls -a / /w /w/part | grep -c microagent";
+    let waiting =
+        "while ls -a /w/part | grep -q microagent; do sleep 0.1; done; ls -a / /w /w/part | grep -c microagent";
     assert_eq!(shell(waiting).trim(), "0");
 
     // One that is on its way ends with the machine, whose disk is clean.
