@@ -10,8 +10,8 @@ use clap::{
 
 use crate::{
     commands::{
-        apply, completion, cp, delete, describe, doctor, events, exec, explain, get, image, kernel, logs, plan, restart,
-        run, up, version, wait,
+        apply, completion, cp, delete, describe, doctor, events, exec, explain, get, image, kernel, logs, plan,
+        restart, run, up, version, wait,
     },
     failure::USAGE,
     output,

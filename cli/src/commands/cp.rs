@@ -97,12 +97,15 @@ impl Args {
                     Side::Local(to) => Some(absolute(&to)?),
                     Side::Stream if archive => return useless("--archive", "an archive as DST: it has all owners"),
                     Side::Stream if io::stdout().is_terminal() => {
-                        return Err(Failure::usage("an archive is nothing for a terminal: give standard output to a file or a program"));
+                        return Err(Failure::usage(
+                            "an archive is nothing for a terminal: give standard output to a file or a program",
+                        ));
                     }
                     Side::Stream => None,
                     Side::Guest { .. } => {
-                        return Err(Failure::usage("one of SRC and DST must be on this host")
-                            .help("copy to this host first, or let one pass through: `… cp A:PATH - | … cp - B:PATH`"));
+                        return Err(Failure::usage("one of SRC and DST must be on this host").help(
+                            "copy to this host first, or let one pass through: `… cp A:PATH - | … cp - B:PATH`",
+                        ));
                     }
                 };
                 let what = what(Path::new(&path));
@@ -110,7 +113,10 @@ impl Args {
             }
             (from, Side::Guest { name, path }) => {
                 let (what, from) = match from {
-                    Side::Local(path) => (what(&path), Some(open(&path, follow)?)),
+                    Side::Local(path) => {
+                        let path = absolute(&path)?;
+                        (what(&path), Some(open(&path, follow)?))
+                    }
                     _ if follow => return useless("--follow-link", "an archive as SRC"),
                     _ => (What::Entries, None),
                 };
@@ -169,7 +175,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 
 fn open(path: &Path, follow: bool) -> Result<Source> {
     let reading = Reading { follow, only_disks: false };
-    let source = Source::open(Path::new("/"), &absolute(path)?, reading);
+    let source = Source::open(Path::new("/"), path, reading);
     source.map_err(|e| Failure::new(format!("cannot copy {}: {e}", path.display())))
 }
 
@@ -179,7 +185,8 @@ impl Copy {
         let Self { way, quiet, archive, .. } = self;
         let mut interrupt = Interrupt::listen()?;
         let bars = (!quiet && io::stderr().is_terminal()).then(|| Arc::new(Bars::new()));
-        let meter = Meter::new(format!("copying {}", if matches!(way, Way::In { .. }) { "in" } else { "out" }), bars.clone());
+        let meter =
+            Meter::new(format!("copying {}", if matches!(way, Way::In { .. }) { "in" } else { "out" }), bars.clone());
         let measured = meter.clone();
         let mut work = tokio::task::spawn_blocking(move || match way {
             Way::Out { request, what, to: Some(to) } => {
@@ -249,5 +256,100 @@ fn code(outcome: Outcome, name: &str) -> Result<u8> {
         End::Unpacking(e) => Err(Failure::new(format!("{}{}", human::lines(&e.to_string()), before(count)))),
         End::Ours(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(0),
         End::Ours(e) => Err(Failure::new(format!("the stream of the archive broke: {e}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn copy(line: &str) -> Result<Copy> {
+        Line::parse_from(std::iter::once("cp").chain(line.split(' '))).args.copy()
+    }
+
+    #[test]
+    fn an_end_is_local_or_a_stream_or_in_a_guest_as_docker_reads_it() {
+        let guest = |name: &str, path: &str| Side::Guest { name: name.to_owned(), path: path.to_owned() };
+        for (text, expected) in [
+            ("-", Side::Stream),
+            ("a", Side::Local("a".into())),
+            ("./a:b", Side::Local("./a:b".into())),
+            ("/a:b", Side::Local("/a:b".into())),
+            ("web:/a:b/", guest("web", "/a:b/")),
+            ("web:a/.", guest("web", "/a/.")),
+            ("team/web:/", guest("team/web", "/")),
+        ] {
+            assert_eq!(side(OsStr::new(text)).unwrap(), expected, "{text}");
+        }
+        for text in [&b"web:"[..], b"", b"web:/\xff"] {
+            assert_eq!(side(OsStr::from_bytes(text)).unwrap_err().report(), 2);
+        }
+    }
+
+    #[test]
+    fn a_dot_at_the_end_means_what_is_in_it_and_so_does_a_path_without_a_name() {
+        for path in [".", "a/.", "/", "..", "a/..", "/."] {
+            // `.` has its name only once it is absolute.
+            let what = what(&Path::new("/w").join(path));
+            assert_eq!(what, What::Contents, "{path}");
+        }
+        for path in ["a", "b/a", "b/a/", "/a"] {
+            assert_eq!(what(Path::new(path)), What::Named("a".into()), "{path}");
+        }
+    }
+
+    #[test]
+    fn exactly_one_end_is_in_a_guest_and_an_option_means_something() {
+        for line in ["/a /b", "a:/x b:/x", "- -", "- /a", "-a web:/x -", "-L - web:/x"] {
+            assert_eq!(copy(line).map(|_| ()).unwrap_err().report(), 2, "{line}");
+        }
+        assert_eq!(copy("/no/such web:/x").map(|_| ()).unwrap_err().report(), 1);
+        let Copy { name, way: Way::Out { request, what, to }, .. } = copy("-L team/web:a/b here").unwrap() else {
+            panic!()
+        };
+        assert_eq!((name.as_str(), request), ("team/web", CopyOut { path: "/a/b".to_owned(), follow: true }));
+        assert_eq!((what, to), (What::Named("b".into()), Some(std::env::current_dir().unwrap().join("here"))));
+        let Copy { way: Way::In { request, .. }, .. } = copy("-a . web:/x").unwrap() else { panic!() };
+        assert_eq!((request.what, request.keep_owners), (CopyWhat::Contents, true));
+    }
+
+    #[test]
+    fn a_copy_that_is_not_whole_is_no_success() {
+        let with = |end, entries| Outcome { end, problems: Vec::new(), count: Count { entries, bytes: 2048 } };
+        let failed = |message: &str| {
+            let code = "CopyFailed".to_owned();
+            End::Reply(CopyReply::Failed { code, message: message.to_owned(), entries: 1, bytes: 5 })
+        };
+        let told: Vec<_> = [
+            with(End::HungUp, 3),
+            with(End::HungUp, 0),
+            with(failed("cannot write \x1b[31m"), 0),
+            with(End::Reply(CopyReply::Copied { left_out: Some("p: a pipe".to_owned()) }), 0),
+            with(End::Unpacking(microagent_archive::Error::Broken { at: 7, problem: "it was cut off".to_owned() }), 2),
+        ]
+        .into_iter()
+        .map(|outcome| {
+            let failure = code(outcome, "web").unwrap_err();
+            format!("{} {failure}", failure.report())
+        })
+        .collect();
+        insta::assert_snapshot!(told.join("\n"), @r"
+        75 the machine of workspace web ended, and the copy is not whole; 3 entries were copied before, with 2.0 KiB
+          help: see `microagent describe web`; a machine that goes on running was started before there was `cp`: `microagent restart web`
+        75 the machine of workspace web ended, and the copy is not whole
+          help: see `microagent describe web`; a machine that goes on running was started before there was `cp`: `microagent restart web`
+        1 CopyFailed: cannot write \u{1b}[31m; one entry was copied before, with 5 B
+        1 not all was copied: p: a pipe
+        1 the archive is broken at byte 7: it was cut off; 2 entries were copied before, with 2.0 KiB
+        ");
+        assert_eq!(code(with(End::Reply(CopyReply::Copied { left_out: None }), 0), "web").unwrap(), 0);
     }
 }

@@ -239,7 +239,8 @@ pub(crate) struct ToGuest {
 impl ToGuest {
     /// Sends what waits, and the end. Where the guest does not take it any longer, its reply tells why.
     fn finish(mut self) {
-        let _ = self.flush().and_then(|()| frame::write(&mut self.wire, Kind::Stdin, b"")).and_then(|()| self.wire.flush());
+        let _ =
+            self.flush().and_then(|()| frame::write(&mut self.wire, Kind::Stdin, b"")).and_then(|()| self.wire.flush());
     }
 }
 
