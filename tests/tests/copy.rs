@@ -46,7 +46,8 @@ fn files_are_copied_both_ways_by_the_rules_of_docker() {
     done(cp(&host, [&tree, "web:/w/new"]));
     done(cp(&host, [&tree, "web:w"]));
     done(cp(&host, [&format!("{tree}/."), "web:/w/"]));
-    let told = shell("cd /w; stat -c '%u %a' new/deep/run.sh tree/deep/run.sh deep/run.sh; readlink new/link; wc -c < big");
+    let told =
+        shell("cd /w; stat -c '%u %a' new/deep/run.sh tree/deep/run.sh deep/run.sh; readlink new/link; wc -c < big");
     assert_eq!(told, "1000 750\n1000 750\n1000 750\ndeep/run.sh\n8000000\n");
 
     // Out: under its name, under another, and what a link leads to.
