@@ -10,8 +10,8 @@ use clap::{
 
 use crate::{
     commands::{
-        apply, completion, delete, describe, doctor, events, exec, explain, get, image, kernel, logs, plan, restart,
-        run, supervisor, up, version, wait,
+        apply, completion, cp, delete, describe, doctor, events, exec, explain, get, image, kernel, logs, plan,
+        restart, run, supervisor, up, version, wait,
     },
     failure::USAGE,
     output,
@@ -66,6 +66,7 @@ pub(crate) enum Command {
     Describe(describe::Args),
     Logs(logs::Args),
     Exec(exec::Args),
+    Cp(cp::Args),
     Wait(wait::Args),
     Restart(restart::Args),
     Events(events::Args),

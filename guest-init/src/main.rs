@@ -3,11 +3,11 @@
 //!
 //! It never panics by design: a panic of PID 1 is a kernel panic, which ends the machine without a report.
 
-mod archive;
 mod cgroup;
 mod children;
 mod clock;
 mod console;
+mod copy;
 mod disks;
 mod error;
 mod exec;
@@ -28,6 +28,7 @@ mod root;
 mod server;
 mod session;
 mod setup;
+mod stream;
 #[allow(unsafe_code, reason = "system calls that no library makes safely; each with its SAFETY line")]
 mod sys;
 mod tcp;

@@ -2,6 +2,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod completion;
+pub(crate) mod cp;
 pub(crate) mod delete;
 pub(crate) mod describe;
 pub(crate) mod doctor;
@@ -64,6 +65,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Describe(args) => describe::run(&context, &args),
         Command::Logs(args) => logs::run(&context, &args).await,
         Command::Exec(args) => exec::run(&context, args).await,
+        Command::Cp(args) => cp::run(&context, args).await,
         Command::Wait(args) => wait::run(&context, &args).await,
         Command::Restart(args) => restart::run(&context, &args).await,
         Command::Events(args) => events::run(&context, &args).await,

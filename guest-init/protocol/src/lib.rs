@@ -7,17 +7,21 @@
 //! |---|---|---|
 //! | [`Request::Configure`] | nothing more | [`Event`]s, the output of setup and workload, and outputs, until power-off |
 //! | [`Request::Exec`] | [`ExecInput`]s and standard input | output, then one [`ExecReply`] |
+//! | [`Request::CopyOut`] | nothing more | a tar archive, then one [`CopyReply`] |
+//! | [`Request::CopyIn`] | a tar archive | one [`CopyReply`] |
 //! | [`Request::Shutdown`] | nothing more | one [`ShutdownReply`] |
 //!
 //! `Configure` is accepted once in the life of a boot; all other requests wait for it. A peer that sends what
 //! is not in this table is disconnected. Frames are in [`frame`].
 
 mod config;
+mod copy;
 mod exec;
 pub mod frame;
 mod session;
 
 pub use config::{Config, Directory, EnvVar, File, Health, Mount, Output, Probe, Process, Root, SetupStep};
+pub use copy::{CopyIn, CopyOut, CopyReply, CopyWhat, FileName};
 pub use exec::{Exec, ExecInput, ExecReply, Terminal};
 pub use session::{Event, Exit, Request, ShutdownReply};
 
