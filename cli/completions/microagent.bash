@@ -22,6 +22,9 @@ _microagent() {
             microagent,completion)
                 cmd="microagent__subcmd__completion"
                 ;;
+            microagent,cp)
+                cmd="microagent__subcmd__cp"
+                ;;
             microagent,delete)
                 cmd="microagent__subcmd__delete"
                 ;;
@@ -78,6 +81,9 @@ _microagent() {
                 ;;
             microagent__subcmd__help,completion)
                 cmd="microagent__subcmd__help__subcmd__completion"
+                ;;
+            microagent__subcmd__help,cp)
+                cmd="microagent__subcmd__help__subcmd__cp"
                 ;;
             microagent__subcmd__help,delete)
                 cmd="microagent__subcmd__help__subcmd__delete"
@@ -233,7 +239,7 @@ _microagent() {
 
     case "${cmd}" in
         microagent)
-            opts="-n -v -h -V --state-dir --cache-dir --namespace --verbose --help --version up run apply plan get describe logs exec wait restart events delete image kernel doctor explain completion version help"
+            opts="-n -v -h -V --state-dir --cache-dir --namespace --verbose --help --version up run apply plan get describe logs exec cp wait restart events delete image kernel doctor explain completion version help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -310,6 +316,36 @@ _microagent() {
             ;;
         microagent__subcmd__completion)
             opts="-n -v -h --state-dir --cache-dir --namespace --verbose --help bash elvish fish powershell zsh"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__cp)
+            opts="-a -L -q -n -v -h --archive --follow-link --quiet --state-dir --cache-dir --namespace --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -621,7 +657,7 @@ _microagent() {
             return 0
             ;;
         microagent__subcmd__help)
-            opts="up run apply plan get describe logs exec wait restart events delete image kernel doctor explain completion version help"
+            opts="up run apply plan get describe logs exec cp wait restart events delete image kernel doctor explain completion version help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -649,6 +685,20 @@ _microagent() {
             return 0
             ;;
         microagent__subcmd__help__subcmd__completion)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__help__subcmd__cp)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

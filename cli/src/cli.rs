@@ -10,8 +10,8 @@ use clap::{
 
 use crate::{
     commands::{
-        apply, completion, delete, describe, doctor, events, exec, explain, get, image, kernel, logs, plan, restart,
-        run, up, version, wait,
+        apply, completion, cp, delete, describe, doctor, events, exec, explain, get, image, kernel, logs, plan,
+        restart, run, supervisor, up, version, wait,
     },
     failure::USAGE,
     output,
@@ -66,12 +66,14 @@ pub(crate) enum Command {
     Describe(describe::Args),
     Logs(logs::Args),
     Exec(exec::Args),
+    Cp(cp::Args),
     Wait(wait::Args),
     Restart(restart::Args),
     Events(events::Args),
     Delete(delete::Args),
     Image(image::Args),
     Kernel(kernel::Args),
+    Supervisor(supervisor::Args),
     Doctor(doctor::Args),
     Explain(explain::Args),
     Completion(completion::Args),

@@ -135,6 +135,8 @@ pub enum MachineSight {
     Seen {
         /// The backend that was asked.
         backend: String,
+        /// Why the machine is not on a better one.
+        why: Option<String>,
         /// Its answer.
         machine: Box<Machine>,
         /// Milliseconds of the stages that the controller itself went through for this boot.

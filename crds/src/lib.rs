@@ -50,7 +50,7 @@ pub use quantity::{Cpus, Memory};
 pub use reason::Reason;
 pub use resources::{Resources, RootDisk, RootDiskMode};
 pub use secrets::SecretSpec;
-pub use spec::{Backend, EnvVar, PowerState, PullPolicy, RunPolicy, SetupStep, Workspace, WorkspaceSpec};
+pub use spec::{Acceleration, Backend, EnvVar, PowerState, PullPolicy, RunPolicy, SetupStep, Workspace, WorkspaceSpec};
 pub use status::{Phase, RunResult, WorkspaceStatus};
 pub use unsupported::Origin;
 

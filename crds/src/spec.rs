@@ -80,6 +80,10 @@ pub struct WorkspaceSpec {
     /// What runs the machine: `Auto` (default, the best that works on the host), `Firecracker`, `Qemu` or `AppleVf`.
     #[serde(default)]
     pub backend: Backend,
+    /// Whether the CPU itself must run the machine's instructions: `Preferred` (default) falls back to translation (TCG), which is
+    /// many times slower and whose isolation QEMU does not vouch for; `Required` never does.
+    #[serde(default)]
+    pub acceleration: Acceleration,
     /// The kernel that boots the machine.
     #[serde(default)]
     pub kernel: KernelSpec,
@@ -171,6 +175,7 @@ impl WorkspaceSpec {
             run_policy: RunPolicy::default(),
             power_state: PowerState::default(),
             backend: Backend::default(),
+            acceleration: Acceleration::default(),
             kernel: KernelSpec::default(),
             resources: Resources::default(),
             root_disk: RootDisk::default(),
@@ -243,6 +248,16 @@ pub enum Backend {
     Qemu,
     /// Apple's Virtualization.framework, on macOS.
     AppleVf,
+}
+
+/// Whether a machine may run translated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Acceleration {
+    /// Where the host's CPU cannot run the machine, a translator does.
+    #[default]
+    Preferred,
+    /// The machine is not started where only a translator could run it.
+    Required,
 }
 
 /// A command of the setup.

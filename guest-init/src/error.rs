@@ -19,6 +19,9 @@ pub(crate) enum Error {
     /// The clock refused.
     #[error("cannot set the clock: {0}")]
     ClockFailed(io::Error),
+    /// A request that no host should send.
+    #[error("the request is refused: {0}")]
+    InvalidRequest(String),
     /// A disk did not come up.
     #[error(
         "disk {disk} (/dev/{name}) did not appear within {seconds} s: attach it to the machine, and see that the initramfs \
@@ -55,6 +58,12 @@ pub(crate) enum Error {
     /// The thread that probes.
     #[error("cannot start the health probe: {0}. Give the machine more memory")]
     ProberFailed(io::Error),
+    /// What is to be copied out.
+    #[error("cannot copy {path} out: {source}")]
+    NotCopied { path: String, source: io::Error },
+    /// What is to be copied in.
+    #[error(transparent)]
+    Archive(#[from] microagent_archive::Error),
     /// Nothing new starts.
     #[error("the machine is shutting down")]
     ShuttingDown,
@@ -69,6 +78,7 @@ impl Error {
         match self {
             Self::VersionMismatch { .. } => "VersionMismatch",
             Self::InvalidConfig { .. } => "InvalidConfig",
+            Self::InvalidRequest(_) => "InvalidRequest",
             Self::ClockFailed(_) => "ClockFailed",
             Self::DiskNotFound { .. } => "DiskNotFound",
             Self::MountFailed { .. } => "MountFailed",
@@ -85,6 +95,9 @@ impl Error {
             Self::StartFailed { .. } => "StartFailed",
             Self::SetupRecordFailed { .. } => "SetupRecordFailed",
             Self::ProberFailed(_) => "ProberFailed",
+            Self::NotCopied { source, .. } if source.kind() == io::ErrorKind::NotFound => "FileNotFound",
+            Self::NotCopied { .. } => "FileNotReadable",
+            Self::Archive(error) => error.category(),
             Self::ShuttingDown => "ShuttingDown",
             Self::NotConfigured => "NotConfigured",
         }

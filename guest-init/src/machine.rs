@@ -145,6 +145,11 @@ impl Machine {
         self.lock().stopping
     }
 
+    /// Whether the session is over, and the machine is about to power off.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.lock().phase == Phase::Finished
+    }
+
     /// Begins the shutdown: asks the workload to end. Returns the time that the configuration gives it, and whether there is
     /// a session to wait for.
     pub(crate) fn stop(&self) -> (Duration, bool) {
@@ -156,7 +161,7 @@ impl Machine {
         (state.grace, matches!(state.phase, Phase::Configuring | Phase::Mounted))
     }
 
-    /// A place among the execs: a number of its own, and the environment that it may inherit. Waits while the configuration
+    /// A place among the execs, of which a copy is one: a number of its own, and the environment that it may inherit. Waits while the configuration
     /// is being carried out.
     pub(crate) fn begin_exec(&self) -> Result<(u64, Vec<EnvVar>), Error> {
         let mut state = self.lock();

@@ -1,26 +1,22 @@
 //! What is copied out when the workload has ended, and nothing runs any more that could change it.
 
-use std::{
-    io::{self, Write},
-    path::Path,
-};
+use std::{io::Write, path::Path};
 
-use microagent_guest_protocol::{
-    Event, Output,
-    frame::{Kind, MAX_DATA},
-};
+use microagent_archive::{Reading, Source, in_words};
+use microagent_guest_protocol::{Event, Output};
 
-use crate::{archive, error::Error, peer::Peer};
+use crate::{error::Error, peer::Peer, stream::ToHost};
 
-/// How many problems of one output are told in words; the rest is counted.
-const MAX_PROBLEMS: usize = 3;
+/// Of what is no disk, such as /proc, nothing is an output.
+const READING: Reading = Reading { follow: true, only_disks: true };
 
 /// Sends each output as a tar stream. What cannot be read is told as the error of its output. A host that is gone ends it.
 pub(crate) fn send(peer: &mut Peer, outputs: &[Output]) {
     for output in outputs {
         peer.event(&Event::OutputStarted { name: output.name.clone() });
-        let mut frames = Frames { peer, buffer: Vec::with_capacity(MAX_DATA) };
-        let error = archive::write(Path::new("/"), Path::new(&output.path), &mut frames)
+        let mut frames = ToHost::new(peer);
+        let error = Source::open(Path::new("/"), Path::new(&output.path), READING)
+            .and_then(|source| source.write(&mut frames))
             .and_then(|problems| frames.flush().map(|()| in_words(&problems)))
             .unwrap_or_else(|e| Some(format!("{}: {e}", output.path)));
         peer.event(&Event::OutputFinished { name: output.name.clone(), error });
@@ -44,42 +40,10 @@ pub(crate) fn check(outputs: &[Output]) -> Result<(), Error> {
     Ok(())
 }
 
-fn in_words(problems: &[String]) -> Option<String> {
-    let more = problems.len().checked_sub(MAX_PROBLEMS).filter(|more| *more > 0);
-    let more = more.map_or_else(String::new, |more| format!("; and {more} more"));
-    let told = problems.iter().take(MAX_PROBLEMS).cloned().collect::<Vec<_>>().join("; ");
-    (!problems.is_empty()).then(|| told + &more)
-}
-
-/// A stream of bytes as frames. Waits for a slow host; fails when it is gone.
-struct Frames<'a> {
-    peer: &'a mut Peer,
-    buffer: Vec<u8>,
-}
-
-impl Write for Frames<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(MAX_DATA - self.buffer.len());
-        self.buffer.extend_from_slice(&bytes[..taken]);
-        if self.buffer.len() == MAX_DATA {
-            self.flush()?;
-        }
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if !self.buffer.is_empty() {
-            self.peer.data(Kind::Output, &self.buffer);
-            self.buffer.clear();
-        }
-        if self.peer.wait_for_room() { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use microagent_guest_protocol::frame;
+    use microagent_guest_protocol::frame::{self, Kind};
     use std::{fs, os::unix::net::UnixStream, thread};
 
     fn output(name: &str, path: &str) -> Output {
@@ -133,12 +97,5 @@ mod tests {
         for bad in [vec![output("a", "/x"), output("a", "/y")], vec![output("", "/x")], vec![output("a", "x")]] {
             assert_eq!(check(&bad).unwrap_err().category(), "InvalidConfig");
         }
-    }
-
-    #[test]
-    fn many_problems_are_counted() {
-        let problems: Vec<_> = (0..9).map(|n| format!("p{n}")).collect();
-        assert_eq!(in_words(&problems).unwrap(), "p0; p1; p2; and 6 more");
-        assert_eq!((in_words(&[]), in_words(&problems[..1])), (None, Some("p0".to_owned())));
     }
 }

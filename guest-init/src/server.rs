@@ -17,7 +17,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::{
     children::STACK,
-    clock, console,
+    clock, console, copy,
     error::Error,
     exec,
     machine::{Command, Machine},
@@ -76,6 +76,8 @@ fn serve(machine: &Machine, socket: OwnedFd) {
     let socket = OwnedFd::from(reader);
     match first.message() {
         Ok(Request::Exec(exec)) => exec::run(machine, socket, exec),
+        Ok(Request::CopyOut(request)) => copy::out(machine, socket, &request),
+        Ok(Request::CopyIn(request)) => copy::into(machine, socket, request),
         Ok(Request::Shutdown { grace_seconds }) => {
             let Ok(mut peer) = Peer::new(socket) else { return };
             peer.message(&ShutdownReply::ShuttingDown);

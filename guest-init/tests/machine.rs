@@ -28,7 +28,7 @@ impl Disks {
         let directory = tempfile::tempdir().unwrap();
         let (baseline, writable) = (directory.path().join("baseline"), directory.path().join("writable"));
         image::baseline(tools, &baseline);
-        image::empty(&writable);
+        image::empty(&writable, "64M");
         Self { _directory: directory, baseline, writable }
     }
 

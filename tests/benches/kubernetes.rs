@@ -24,7 +24,7 @@ use kube::{
 };
 use microagent_base::process::ProcessId;
 use microagent_supervisor_protocol::Verb;
-use microagent_tests::{cluster::Cluster, fake, host::Host};
+use microagent_tests::{cluster::Cluster, fake, figures::figure, host::Host};
 use serde_json::{Value, json};
 
 /// How many workspaces are applied one after another, to see how soon each is started.
@@ -184,8 +184,4 @@ fn peak_rss_mib(pid: u32) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the agent runs");
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("VmHWM");
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).expect("a number of KiB") / 1024.0
-}
-
-fn figure(name: &str, value: f64, unit: &str) {
-    println!("figure {name} {value:.2} {unit}");
 }

@@ -9,6 +9,7 @@ mod bare;
 use std::{fs, process::Command, time::SystemTime};
 
 use microagent_tests::{
+    figures::{figure, median, rss_mib},
     host::{Host, bin_dir, busybox_image},
     registry::Registry,
 };
@@ -44,7 +45,7 @@ fn main() {
         drops.push(started_ms(&host, &name) - dropped);
         boots.push(host.object(&name)["status"]["timings"]["guest.workload"].as_f64().unwrap());
         if run + 1 == RUNS {
-            figure("controller_idle_rss_mib", idle_rss_mib(host.controller_pid()), "MiB");
+            figure("controller_idle_rss_mib", rss_mib(host.controller_pid()), "MiB");
         }
         stop(&host, &name);
         // By turns, so that all see the same neighbours.
@@ -69,15 +70,6 @@ fn main() {
     let guest_init = fs::metadata(bin_dir().join("microagent-guest-init")).unwrap().len();
     #[expect(clippy::cast_precision_loss, reason = "a size below 2^52")]
     figure("guest_init_kib", guest_init as f64 / 1024.0, "KiB");
-}
-
-fn figure(name: &str, value: f64, unit: &str) {
-    println!("figure {name} {value:.2} {unit}");
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Drops the manifest and waits for the workload; gives when the file was there, in ms since 1970.
@@ -114,11 +106,4 @@ fn started_ms(host: &Host, name: &str) -> f64 {
     let time = line.split_whitespace().next().unwrap();
     let output = Command::new("date").args(["-d", time, "+%s.%N"]).output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().parse::<f64>().unwrap() * 1000.0
-}
-
-/// Resident memory of the controller with one settled workspace.
-fn idle_rss_mib(pid: u32) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
 }

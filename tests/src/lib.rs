@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 pub mod cluster;
 pub mod fake;
+pub mod figures;
 pub mod firecracker;
 pub mod guest;
 pub mod host;
 pub mod image_fixture;
+pub mod qemu;
 pub mod registry;
 
 /// A program on `PATH`, or where Debian keeps those of the administrator.

@@ -15,12 +15,12 @@ use super::{
     Cluster,
     describe::table,
     gate::Gate,
-    grammar::{Cli, Command},
+    grammar::{Cli, Command, Global},
     objects::Change,
 };
 use crate::{
     commands::{
-        self, describe, exec,
+        self, cp, describe, exec,
         get::{self, View},
         logs::{self, Printer},
         restart, timed_out, version, wait,
@@ -45,6 +45,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Describe(args) => tell(&Cluster::open(global).await?, &args).await,
         Command::Logs(args) => read(&Cluster::open(global).await?, &args).await,
         Command::Exec(args) => run(&Cluster::open(global).await?, &args).await,
+        Command::Cp(args) => copy(global, args).await,
         Command::Wait(args) => await_all(&Cluster::open(global).await?, &args).await,
         Command::Restart(args) => start_anew(&Cluster::open(global).await?, &args).await,
         Command::Other(_) => Err(Failure::usage("there is no such command")),
@@ -76,10 +77,20 @@ async fn read(cluster: &Cluster, args: &logs::Args) -> Result<u8> {
 
 async fn run(cluster: &Cluster, args: &exec::Args) -> Result<u8> {
     let key = cluster.key(args.name())?;
-    let connection = cluster.gate(&key).await?.exec().await?;
+    let connection = cluster.gate(&key).await?.session("exec").await?;
     // Whom the workload is, and where, the gate knows.
     let exec = args.exec((None, None));
     exec::converse(Wire::over(TokioIo::new(connection)), exec, &key.name).await
+}
+
+async fn copy(global: Global, args: cp::Args) -> Result<u8> {
+    // What is wrong on this side needs no cluster.
+    let copy = args.copy()?;
+    let cluster = Cluster::open(global).await?;
+    let key = cluster.key(&copy.name)?;
+    let connection = cluster.gate(&key).await?.session("cp").await?;
+    // Whom the workload is, the gate knows.
+    copy.carry(Wire::over(TokioIo::new(connection)), None, &key.name).await
 }
 
 async fn show(cluster: &Cluster, args: &get::Args) -> Result<u8> {

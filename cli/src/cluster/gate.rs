@@ -126,9 +126,9 @@ impl Gate {
         if response.status() == StatusCode::OK { Ok(response) } else { Err(self.refusal(response, "get", "log").await) }
     }
 
-    /// A connection over which the guest's protocol is spoken.
-    pub(super) async fn exec(self) -> Result<Upgraded> {
-        let response = self.ask(Method::POST, &format!("{}/exec", self.path())).await?;
+    /// A connection over which the guest's protocol is spoken, by the way of the gate for commands (`exec`) or copies (`cp`).
+    pub(super) async fn session(self, way: &str) -> Result<Upgraded> {
+        let response = self.ask(Method::POST, &format!("{}/{way}", self.path())).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(self.refusal(response, "create", "exec").await);
         }
@@ -140,12 +140,12 @@ impl Gate {
     }
 
     async fn ask(&self, method: Method, path: &str) -> Result<Response<Incoming>> {
-        let is_exec = method == Method::POST;
+        let is_session = method == Method::POST;
         let mut request = Request::builder().method(method).uri(path).header(HOST, &self.address);
         if let Some(authorization) = &self.secret.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        if is_exec {
+        if is_session {
             request = request.header(CONNECTION, "Upgrade").header(UPGRADE_HEADER, UPGRADE);
         }
         let request = request.body(Empty::<Bytes>::new())?;

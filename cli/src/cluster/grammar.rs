@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
-    commands::{describe, exec, get, logs, restart, version, wait},
+    commands::{cp, describe, exec, get, logs, restart, version, wait},
     failure::USAGE,
     output,
     program::{PLUGIN, program},
@@ -22,7 +22,7 @@ use crate::{
     subcommand_required = true,
     arg_required_else_help = true,
     max_term_width = 110,
-    after_help = "Logs and commands go to the agent of the workspace's node, which asks the API server whether you may: `get` on \
+    after_help = "Logs, commands and copies go to the agent of the workspace's node, which asks the API server whether you may: `get` on \
                   workspaces/log, `create` on workspaces/exec. Exit codes: 0 done, 1 failed, 2 wrong usage, 75 try again; `exec` ends \
                   with the command's own code, or 128 and the number of the signal that ended it."
 )]
@@ -62,6 +62,7 @@ pub(super) enum Command {
     Describe(describe::Args),
     Logs(logs::Args),
     Exec(exec::Args),
+    Cp(cp::Args),
     Wait(wait::Args),
     Restart(restart::Args),
     Version(version::Args),

@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use microagent_controller::Key;
 use microagent_crds::Phase;
 use microagent_guest_protocol::{EnvVar, Exec, ExecInput, ExecReply, Process};
 use microagent_images::Store;
@@ -59,17 +60,20 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
     let key = context.key(&args.name)?;
-    let object = objects::need(&context.paths, &key)?;
+    let (wire, object) = reach(context, &key).await?;
+    converse(wire, args.exec(workload(context, &object)), &key.name).await
+}
+
+/// A connection to the guest of a workspace of this host, and what is known of it.
+pub(crate) async fn reach(context: &Context, key: &Key) -> Result<(Wire, Object)> {
+    let object = objects::need(&context.paths, key)?;
     let socket = context.paths.machine(object.machine_uid()?).vsock();
     if socket.symlink_metadata().is_err() {
         return Err(not_running(&object));
     }
-    let exec = args.exec(workload(context, &object));
-    let wire = connect(socket, &object).await?;
-    converse(wire, exec, &key.name).await
+    Ok((connect(socket, &object).await?, object))
 }
 
-/// A connection to the guest of a workspace of this host.
 async fn connect(socket: PathBuf, object: &Object) -> Result<Wire> {
     let connected = tokio::task::spawn_blocking(move || Wire::local(&socket)).await?;
     connected.map_err(|e| match e.kind() {
@@ -150,7 +154,7 @@ impl Args {
 }
 
 /// The workload's user and working directory: as the spec says, else as its image says.
-fn workload(context: &Context, object: &Object) -> (Option<String>, Option<String>) {
+pub(crate) fn workload(context: &Context, object: &Object) -> (Option<String>, Option<String>) {
     let spec = &object.workspace.spec;
     let digest = object.status().image.and_then(|image| image.digest.parse().ok());
     // An image that cannot be looked up is no reason not to run the command: the guest then has its own defaults.
@@ -207,7 +211,7 @@ fn code(end: End, name: &str) -> Result<u8> {
 }
 
 /// Through a gate, the end of one is not known from the end of the other.
-fn or_its_agent() -> &'static str {
+pub(crate) fn or_its_agent() -> &'static str {
     if is_plugin() { ", or the node agent that leads to it" } else { "" }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod completion;
+pub(crate) mod cp;
 pub(crate) mod delete;
 pub(crate) mod describe;
 pub(crate) mod doctor;
@@ -15,6 +16,7 @@ pub(crate) mod logs;
 pub(crate) mod plan;
 pub(crate) mod restart;
 pub(crate) mod run;
+pub(crate) mod supervisor;
 pub(crate) mod up;
 pub(crate) mod version;
 pub(crate) mod wait;
@@ -63,12 +65,14 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Describe(args) => describe::run(&context, &args),
         Command::Logs(args) => logs::run(&context, &args).await,
         Command::Exec(args) => exec::run(&context, args).await,
+        Command::Cp(args) => cp::run(&context, args).await,
         Command::Wait(args) => wait::run(&context, &args).await,
         Command::Restart(args) => restart::run(&context, &args).await,
         Command::Events(args) => events::run(&context, &args).await,
         Command::Delete(args) => delete::run(&context, &args).await,
         Command::Image(args) => image::run(&context, args).await,
         Command::Kernel(args) => kernel::run(&context, args).await,
+        Command::Supervisor(args) => supervisor::run(&context, args).await,
         Command::Doctor(args) => doctor::run(&context, args).await,
         Command::Explain(args) => explain::run(&args),
         Command::Completion(args) => completion::run(&args),

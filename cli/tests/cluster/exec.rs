@@ -2,9 +2,9 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    os::unix::net::{UnixListener, UnixStream},
+    os::unix::net::UnixStream,
     process::Stdio,
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
 };
 
 use microagent_guest_protocol::{
@@ -13,22 +13,15 @@ use microagent_guest_protocol::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Cluster, done};
+use crate::{Cluster, done, guest::serve};
 
 /// A guest for one command.
 fn guest<T: Send + 'static>(
     cluster: &Cluster,
     then: impl FnOnce(UnixStream, Exec) -> T + Send + 'static,
 ) -> JoinHandle<T> {
-    let listener = UnixListener::bind(cluster.path("vsock.sock")).unwrap();
-    thread::spawn(move || {
-        let mut wire = listener.accept().unwrap().0;
-        let mut line = String::new();
-        BufReader::with_capacity(1, wire.try_clone().unwrap()).read_line(&mut line).unwrap();
-        wire.write_all(b"OK 5\n").unwrap();
-        let Request::Exec(exec) = frame::read_message(&mut wire).unwrap() else {
-            unreachable!("the gate lets nothing else pass")
-        };
+    serve(cluster, |wire, request| {
+        let Request::Exec(exec) = request else { unreachable!("the gate lets nothing else pass") };
         then(wire, exec)
     })
 }

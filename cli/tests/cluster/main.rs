@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "in tests")]
 
 mod api;
+mod copy;
 mod exec;
 mod failures;
+mod guest;
 mod logs;
 mod objects;
 

@@ -23,14 +23,15 @@ use crate::{
     certificate::{self, CertificateError},
     client_certificate::AnyCertificate,
     door::Door,
-    exec, logs,
+    logs,
     machines::{Found, Machines},
     review::Reviews,
-    route::{Ask, Route, UPGRADE},
+    route::{Ask, Route, Session, UPGRADE},
     server::{self, Peer},
+    session,
 };
 
-/// How many logs are read at once, and how many commands are run at once. A log that its client does not take holds a thread.
+/// How many logs are read at once, and how many commands and copies there are at once. A log that its client does not take holds a thread.
 const STREAMS: usize = 128;
 
 /// What a gate is made of.
@@ -105,7 +106,7 @@ impl Gate {
             machines,
             door: Door::new(reviews, provider),
             logs: Arc::new(Semaphore::new(STREAMS)),
-            execs: Arc::new(Semaphore::new(STREAMS)),
+            sessions: Arc::new(Semaphore::new(STREAMS)),
         });
         Ok((Self { listener, address, acceptor: TlsAcceptor::from(Arc::new(config)), desk }, digest))
     }
@@ -132,7 +133,7 @@ pub(crate) struct Desk {
     machines: Arc<dyn Machines>,
     door: Door,
     logs: Arc<Semaphore>,
-    execs: Arc<Semaphore>,
+    sessions: Arc<Semaphore>,
 }
 
 impl Desk {
@@ -162,7 +163,7 @@ impl Desk {
                 response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
                 Ok(response)
             }
-            Ask::Exec => self.exec(peer, &mut request, &route, found).await,
+            Ask::Session(session) => self.session(peer, &mut request, &route, *session, found).await,
         }
     }
 
@@ -191,11 +192,12 @@ impl Desk {
         admitted
     }
 
-    async fn exec(
+    async fn session(
         &self,
         peer: &Peer,
         request: &mut Request<Incoming>,
         route: &Route,
+        session: Session,
         found: Found,
     ) -> Result<Response<Answer>, Refusal> {
         let has = |name, word: &str| {
@@ -204,16 +206,16 @@ impl Desk {
         };
         if !has(CONNECTION, "upgrade") || !has(UPGRADE_HEADER, UPGRADE) {
             return Err(Refusal::bad_request(format!(
-                "exec needs the headers Connection: Upgrade and Upgrade: {UPGRADE}"
+                "this needs the headers Connection: Upgrade and Upgrade: {UPGRADE}"
             )));
         }
-        let slot = slot(&self.execs)?;
-        let guest = exec::connect(&found, route).await?;
+        let slot = slot(&self.sessions)?;
+        let guest = session::connect(&found, route).await?;
         let upgrade = hyper::upgrade::on(request);
         let route = route.clone();
         peer.carry_on(async move {
             let _slot = slot;
-            if let Err(error) = exec::carry(upgrade, guest, found).await {
+            if let Err(error) = session::carry(upgrade, guest, session, found).await {
                 tracing::debug!(%error, namespace = route.namespace, workspace = route.name, "a session broke off");
             }
         });

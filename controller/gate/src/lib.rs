@@ -1,10 +1,11 @@
 //! The gate: the node agent's HTTPS endpoint, for what the API server of a cluster cannot serve itself. People read the logs of
-//! the node's machines through it, and run commands in them.
+//! the node's machines through it, run commands in them, and copy files.
 //!
 //! | request | needs of the cluster | answer |
 //! |---|---|---|
 //! | `GET /v1alpha1/namespaces/NS/workspaces/NAME/log` | `get` of `workspaces/log` | the log as it stands on the host, and as it grows with `follow=true` |
 //! | `POST /v1alpha1/namespaces/NS/workspaces/NAME/exec` | `create` of `workspaces/exec` | 101, then the guest's protocol, of which only [`Exec`](microagent_guest_protocol::Exec) passes |
+//! | `POST /v1alpha1/namespaces/NS/workspaces/NAME/cp` | `create` of `workspaces/exec` | the same, of which only [`CopyOut`](microagent_guest_protocol::CopyOut) and [`CopyIn`](microagent_guest_protocol::CopyIn) pass |
 //!
 //! The query of a log: `follow=true`, `tail=N` (lines of what is there), `since=TIME` (RFC 3339), `console=true` (the serial console
 //! in place of the workload's output). Whatever is not known is refused. An error is a `Status` of Kubernetes, as JSON.
@@ -19,7 +20,7 @@ mod cache;
 mod certificate;
 mod client_certificate;
 mod door;
-mod exec;
+mod first;
 mod gate;
 mod kubernetes;
 mod logs;
@@ -27,6 +28,7 @@ mod machines;
 mod review;
 mod route;
 mod server;
+mod session;
 
 pub use certificate::CertificateError;
 pub use gate::{Gate, GateError, Options};

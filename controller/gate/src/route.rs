@@ -11,7 +11,7 @@ use crate::{answer::Refusal, review::Access};
 /// The version of the gate's own interface, the first part of every path.
 pub const VERSION: &str = "v1alpha1";
 
-/// What a connection becomes by an `exec`: the name of the protocol in the header `Upgrade`.
+/// What a connection becomes by an `exec` or a `cp`: the name of the protocol in the header `Upgrade`.
 pub const UPGRADE: &str = "microagent-guest";
 
 /// One request.
@@ -26,7 +26,16 @@ pub(crate) struct Route {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
     Log(LogOptions),
+    Session(Session),
+}
+
+/// What a connection to the guest is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Session {
+    /// A command.
     Exec,
+    /// Files, in or out.
+    Copy,
 }
 
 /// Which part of which log.
@@ -46,9 +55,10 @@ impl Route {
     /// Reads a request line.
     pub(crate) fn read(method: &Method, uri: &Uri) -> Result<Self, Refusal> {
         let parts: Vec<&str> = uri.path().split('/').collect();
-        let ["", VERSION, "namespaces", namespace, "workspaces", name, what @ ("log" | "exec")] = parts[..] else {
+        let ["", VERSION, "namespaces", namespace, "workspaces", name, what @ ("log" | "exec" | "cp")] = parts[..]
+        else {
             return Err(Refusal::not_found(format!(
-                "there is nothing at this path: the gate has /{VERSION}/namespaces/NAMESPACE/workspaces/NAME/log and …/exec"
+                "there is nothing at this path: the gate has /{VERSION}/namespaces/NAMESPACE/workspaces/NAME/log, …/exec and …/cp"
             )));
         };
         check_namespace(namespace).map_err(|must| Refusal::bad_request(format!("the namespace {must}")))?;
@@ -60,8 +70,11 @@ impl Route {
         let query = uri.query().unwrap_or_default();
         let ask = match what {
             "log" => Ask::Log(LogOptions::read(query)?),
-            _ if query.is_empty() => Ask::Exec,
-            _ => return Err(Refusal::bad_request("exec has no query: what to run is the first frame")),
+            _ if !query.is_empty() => {
+                return Err(Refusal::bad_request(format!("{what} has no query: what to do is the first frame")));
+            }
+            "exec" => Ask::Session(Session::Exec),
+            _ => Ask::Session(Session::Copy),
         };
         Ok(Self { namespace: namespace.to_owned(), name: name.to_owned(), ask })
     }
@@ -70,7 +83,8 @@ impl Route {
     pub(crate) fn access(&self) -> Access {
         let (verb, subresource) = match self.ask {
             Ask::Log(_) => ("get", "log"),
-            Ask::Exec => ("create", "exec"),
+            // Who may run commands may copy files with them: there is no right of its own.
+            Ask::Session(_) => ("create", "exec"),
         };
         Access { verb, subresource, namespace: self.namespace.clone(), name: self.name.clone() }
     }
@@ -148,9 +162,12 @@ mod tests {
     }
 
     #[test]
-    fn an_exec_needs_create() {
-        let route = read(&Method::POST, "/v1alpha1/namespaces/team/workspaces/web/exec").unwrap();
-        assert_eq!((route.access().verb, route.access().subresource), ("create", "exec"));
+    fn a_command_and_a_copy_need_create() {
+        for (what, session) in [("exec", Session::Exec), ("cp", Session::Copy)] {
+            let route = read(&Method::POST, &format!("/v1alpha1/namespaces/team/workspaces/web/{what}")).unwrap();
+            assert_eq!(route.ask, Ask::Session(session));
+            assert_eq!((route.access().verb, route.access().subresource), ("create", "exec"));
+        }
     }
 
     #[test]
@@ -167,6 +184,8 @@ mod tests {
             (Method::POST, LOG.to_owned(), 405),
             (Method::GET, LOG.replace("/log", "/exec"), 405),
             (Method::POST, LOG.replace("/log", "/exec?tty=true"), 400),
+            (Method::GET, LOG.replace("/log", "/cp"), 405),
+            (Method::POST, LOG.replace("/log", "/cp?path=/etc"), 400),
             (Method::GET, format!("{LOG}?tail=-1"), 400),
             (Method::GET, format!("{LOG}?tail=1&tail=2"), 400),
             (Method::GET, format!("{LOG}?follow=yes"), 400),

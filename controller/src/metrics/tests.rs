@@ -57,7 +57,12 @@ fn status(phase: Phase, is: &[ConditionType]) -> WorkspaceStatus {
 
 fn machine(state: MachineState) -> MachineSight {
     let machine = Machine::bare("uid", state);
-    MachineSight::Seen { backend: "Qemu".to_owned(), machine: Box::new(machine), timings: Default::default() }
+    MachineSight::Seen {
+        backend: "Qemu".to_owned(),
+        why: None,
+        machine: Box::new(machine),
+        timings: Default::default(),
+    }
 }
 
 fn at(seconds: i64) -> Timestamp {

@@ -25,13 +25,14 @@ pub enum Effect {
 
 /// Every field of a spec; what is within a field has the effect of the field. Health probe and outputs are told to the guest at its
 /// start, so they need another one.
-const FIELDS: [(&str, Effect); 24] = [
+const FIELDS: [(&str, Effect); 25] = [
     ("image", Effect::Restart),
     ("imagePullPolicy", Effect::InPlace),
     ("imagePullSecrets", Effect::InPlace),
     ("runPolicy", Effect::InPlace),
     ("powerState", Effect::InPlace),
     ("backend", Effect::Restart),
+    ("acceleration", Effect::Restart),
     ("kernel", Effect::Restart),
     ("resources", Effect::Restart),
     ("rootDisk", Effect::Restart),
@@ -221,6 +222,7 @@ mod tests {
             "runPolicy" => json!(["Always", "OnFailure", "Once", "Halted"]),
             "powerState" => json!(["Running", "Paused", "Quarantined"]),
             "backend" => json!(["Auto", "Qemu"]),
+            "acceleration" => json!(["Preferred", "Required"]),
             "kernel" => json!([{}, {"version": "6.1"}, {"args": ["quiet"]}, {"args": ["quiet", "nokaslr"]}]),
             "resources" => json!([{}, {"cpus": 2}, {"memory": "1Gi"}, {"disk": "1Gi"}]),
             "rootDisk" => json!([{}, {"mode": "Copy"}]),

@@ -51,7 +51,7 @@ impl<'a> View<'a> {
     fn of(input: &Input<'a>, memory: &'a Notes<'_>, decision: &'a Decision) -> Self {
         let observed = input.observed;
         let (backend, machine, own) = match &observed.machine {
-            MachineSight::Seen { backend, machine, timings } => (Some(backend), Some(&**machine), Some(timings)),
+            MachineSight::Seen { backend, machine, timings, .. } => (Some(backend), Some(&**machine), Some(timings)),
             _ => (None, None, None),
         };
         let running = machine.filter(|machine| is_alive(machine));

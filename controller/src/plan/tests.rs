@@ -202,7 +202,8 @@ impl Life {
 
     fn see(&mut self, machine: Machine) {
         let machine = Box::new(machine);
-        self.observed.machine = MachineSight::Seen { backend: "Qemu".to_owned(), machine, timings: BTreeMap::new() };
+        self.observed.machine =
+            MachineSight::Seen { backend: "Qemu".to_owned(), why: None, machine, timings: BTreeMap::new() };
     }
 
     fn machine(&mut self) -> &mut Machine {

@@ -185,6 +185,7 @@ impl Host {
             _ if self.blind => MachineSight::Unknown(fault("SupervisorFailed", true)),
             Some(vm) => MachineSight::Seen {
                 backend: "Qemu".to_owned(),
+                why: None,
                 machine: Box::new(vm.machine.clone()),
                 timings: BTreeMap::new(),
             },

@@ -9,10 +9,10 @@ use std::{
 };
 
 use microagent_base::durable;
-use microagent_crds::Backend;
 use microagent_supervisor_protocol::{CallError, Capabilities, Supervisor};
 
 use super::{
+    choice::{self, Wanted},
     disks,
     fault::{host_error, host_fault},
 };
@@ -30,7 +30,7 @@ const DEADLINE_VARIABLE: &str = "MICROAGENT_SUPERVISOR_DEADLINE_MS";
 const GOOD_FOR: Duration = Duration::from_secs(600);
 /// How long a failure, or the answer that no machine can start, holds.
 const BAD_FOR: Duration = Duration::from_secs(10);
-/// The file in a machine's directory that names the backend which the machine was first started with.
+/// The file in a machine's directory that names the backend which the machine was started with, and on a second line why not a better one.
 const CHOICE: &str = "backend";
 
 /// How long supervisors may take.
@@ -64,43 +64,24 @@ struct Answer {
 #[derive(Clone, Debug)]
 pub(super) struct Chosen {
     pub(super) name: &'static str,
+    /// Why it is not one that would be better.
+    pub(super) why: Option<String>,
     pub(super) supervisor: Supervisor,
     pub(super) capabilities: Capabilities,
 }
 
 impl Backends {
     /// The supervisor for a new machine. Blocks when its abilities are not known yet.
-    pub(super) fn choose(&self, wanted: Backend) -> Result<Chosen, Fault> {
-        let candidates: &[&'static str] = match wanted {
-            Backend::Auto if cfg!(target_os = "macos") => &["AppleVf", "Qemu"],
-            Backend::Auto => &["Firecracker", "Qemu"],
-            Backend::Firecracker => &["Firecracker"],
-            Backend::Qemu => &["Qemu"],
-            Backend::AppleVf => &["AppleVf"],
-        };
-        let mut reasons = Vec::new();
-        for name in candidates {
-            match self.capabilities(name) {
-                Ok(capabilities) if !capabilities.accelerators.is_empty() => {
-                    let supervisor = find(name)?;
-                    return Ok(Chosen { name, supervisor, capabilities });
-                }
-                Ok(capabilities) => {
-                    let why =
-                        capabilities.accelerator_reason.unwrap_or_else(|| "it can start no machine here".to_owned());
-                    reasons.push(format!("{name}: {why}"));
-                }
-                Err(fault) => reasons.push(format!("{name}: {}", fault.message)),
-            }
-        }
-        Err(Fault {
+    pub(super) fn choose(&self, wanted: Wanted) -> Result<Chosen, Fault> {
+        let asked: Vec<_> = wanted.names().iter().map(|name| (*name, self.capabilities(name))).collect();
+        let candidates: Vec<_> =
+            asked.iter().map(|(name, said)| (*name, said.as_ref().map_err(|fault| fault.message.as_str()))).collect();
+        let (name, why) = choice::choose(wanted, &candidates).map_err(|reasons| Fault {
             code: "BackendUnavailable".to_owned(),
-            message: format!(
-                "no backend can start a machine on this host; {}; see `microagent doctor`",
-                reasons.join("; ")
-            ),
+            message: format!("no backend can start this machine here; {reasons}; see `microagent doctor`"),
             retryable: false,
-        })
+        })?;
+        Ok(Chosen { name, why, supervisor: find(name)?, capabilities: self.capabilities(name)? })
     }
 
     fn capabilities(&self, name: &'static str) -> Result<Capabilities, Fault> {
@@ -117,27 +98,35 @@ impl Backends {
     }
 }
 
-/// The supervisor of the machine in this directory: the one it was started with.
+/// The note of a machine's start, which [`read_note`] reads, and the supervisor that the machine was started with.
 pub(super) fn of_machine(dir: &Path) -> Result<(String, Supervisor), Fault> {
     let path = dir.join(CHOICE);
-    match fs::read_to_string(&path) {
-        Ok(name) => find(name.trim()).map(|supervisor| (name.trim().to_owned(), supervisor)),
+    let note = match fs::read_to_string(&path) {
+        Ok(text) => text,
         // Started by nobody yet: only QEMU's supervisor leaves nothing behind without a record.
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => find("Qemu").map(|s| ("Qemu".to_owned(), s)),
-        Err(e) => Err(host_error(format!("cannot read {}: {e}", path.display()))),
-    }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => "Qemu".to_owned(),
+        Err(e) => return Err(host_error(format!("cannot read {}: {e}", path.display()))),
+    };
+    let supervisor = find(read_note(&note).0)?;
+    Ok((note, supervisor))
+}
+
+/// The backend that a machine was started with, and why not with a better one.
+pub(super) fn read_note(note: &str) -> (&str, Option<&str>) {
+    let (name, why) = note.split_once('\n').unwrap_or((note, ""));
+    (name.trim(), Some(why.trim()).filter(|why| !why.is_empty()))
 }
 
 /// Remembers with which backend a machine is started, before it is.
-pub(super) fn remember(dir: &Path, name: &str) -> Result<(), Fault> {
+pub(super) fn remember(dir: &Path, chosen: &Chosen) -> Result<(), Fault> {
     let path = dir.join(CHOICE);
-    if fs::read_to_string(&path).is_ok_and(|known| known.trim() == name) {
+    let why = chosen.why.as_ref().map(|why| format!("{}\n", why.replace('\n', " "))).unwrap_or_default();
+    let text = format!("{}\n{why}", chosen.name);
+    if fs::read_to_string(&path).is_ok_and(|known| known == text) {
         return Ok(());
     }
     disks::sweep(dir);
-    durable::private_dir(dir)
-        .and_then(|()| durable::write(&path, format!("{name}\n").as_bytes()))
-        .map_err(|e| host_fault(&e))
+    durable::private_dir(dir).and_then(|()| durable::write(&path, text.as_bytes())).map_err(|e| host_fault(&e))
 }
 
 fn find(name: &str) -> Result<Supervisor, Fault> {

@@ -21,6 +21,7 @@ use super::{
     HostView, JobSight, World, backend,
     backend::{Backends, Deadlines},
     blocking::blocking,
+    choice::Wanted,
     disks,
     facts::Facts,
     fault::{host_error, host_fault, image_fault, kernel_fault, vanished},
@@ -83,7 +84,7 @@ impl Host {
         let backends = Arc::new(Backends::default());
         let warm = backends.clone();
         // The first workspace must not wait for the hypervisor's probe.
-        tokio::task::spawn_blocking(move || drop(warm.choose(microagent_crds::Backend::Auto)));
+        tokio::task::spawn_blocking(move || drop(warm.choose(Wanted::ANY)));
         Ok(Self {
             paths: paths.clone(),
             images: Store::open(&paths.images()).map_err(|e| image_fault(&e))?,
@@ -122,8 +123,8 @@ impl Host {
         let Work::Ready((kernel, _)) = self.kernel(record) else { return Err(vanished("kernel")) };
         let initramfs =
             self.kernels.initramfs(&kernel, &self.guest_init, needs(&kernel)).map_err(|e| kernel_fault(&e))?;
-        let chosen = self.backends.choose(spec.backend)?;
-        check_backend(&kernel, &chosen)?;
+        let chosen = self.backends.choose(Wanted::of(spec))?;
+        check_backend(&kernel, chosen.name)?;
         let mut disks = vec![supervisor::Disk { id: "baseline".to_owned(), path: baseline.path, read_only: true }];
         disks.extend(self.disk_files(record, &image.digest).into_iter().map(|disk| supervisor::Disk {
             id: disk.name,
@@ -142,13 +143,13 @@ impl Host {
             config: supervisor::MachineConfig {
                 vcpus: u32::from(spec.resources.cpus.vcpus()),
                 memory_mib: spec.resources.memory.mebibytes(),
-                kernel: bootable(&kernel, &chosen, &spec.kernel.args),
+                kernel: bootable(&kernel, chosen.capabilities.kernel_format, &spec.kernel.args),
                 initramfs: initramfs.path,
                 disks,
                 boot_timeout_ms: BOOT_TIMEOUT_MS,
                 log_bytes: LOG_BYTES,
                 output_bytes: supervisor::OUTPUT_BYTES,
-                qemu: qemu_options(&kernel, &chosen),
+                qemu: qemu_options(&kernel, chosen.name, spec.acceleration),
                 firecracker: None,
                 apple_vf: None,
             },
@@ -156,7 +157,7 @@ impl Host {
             restore: None,
         };
         let machine = self.paths.machine(&record.uid);
-        backend::remember(machine.dir(), chosen.name)?;
+        backend::remember(machine.dir(), &chosen)?;
         durable::private_dir(&machine.supervisor()).map_err(|e| host_fault(&e))?;
         self.watch.add(&machine.supervisor(), &record.key);
         let prepared = began.elapsed();
@@ -393,7 +394,7 @@ impl HostView for Host {
     }
 
     fn backend(&self) -> Result<&'static str, Fault> {
-        self.backends.choose(microagent_crds::Backend::Auto).map(|chosen| chosen.name)
+        self.backends.choose(Wanted::ANY).map(|chosen| chosen.name)
     }
 }
 

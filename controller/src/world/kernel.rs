@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use microagent_crds::{KernelSource as SpecKernelSource, WorkspaceSpec};
+use microagent_crds::{Acceleration, KernelSource as SpecKernelSource, WorkspaceSpec};
 use microagent_kernel::{Kernel, KernelSource, Need, Presence};
 use microagent_supervisor_protocol as supervisor;
 
-use super::backend::Chosen;
 use crate::memory::Fault;
 
 /// The source, and the version that is pinned.
@@ -43,11 +42,11 @@ pub(super) fn kernel_files(store: &Path, source: &KernelSource, kernel: &Kernel)
 ///
 /// # Errors
 /// Why not, and what to do.
-pub(super) fn check_backend(kernel: &Kernel, chosen: &Chosen) -> Result<(), Fault> {
-    let why = if chosen.name != "Firecracker" {
+pub(super) fn check_backend(kernel: &Kernel, backend: &str) -> Result<(), Fault> {
+    let why = if backend != "Firecracker" {
         return Ok(());
-    } else if cfg!(target_arch = "x86_64") && kernel.vmlinux.is_none() {
-        "it has no uncompressed `vmlinux`"
+    } else if cfg!(target_arch = "x86_64") && !(kernel.pvh && kernel.vmlinux.is_some()) {
+        "it has no uncompressed `vmlinux` with a PVH entry"
     } else if needs(kernel) == Need::PCI {
         "it has no virtio over MMIO, which all devices of Firecracker are on"
     } else {
@@ -64,12 +63,10 @@ pub(super) fn check_backend(kernel: &Kernel, chosen: &Chosen) -> Result<(), Faul
 }
 
 /// The form of the kernel that the backend boots fastest, where the kernel has it.
-pub(super) fn bootable(kernel: &Kernel, chosen: &Chosen, args: &[String]) -> supervisor::Kernel {
+#[must_use]
+pub fn bootable(kernel: &Kernel, fastest: Option<supervisor::KernelFormat>, args: &[String]) -> supervisor::Kernel {
     use supervisor::KernelFormat;
-    // Firecracker enters a kernel without a PVH entry as 64-bit code.
-    let entered = kernel.pvh || chosen.name == "Firecracker";
-    let elf =
-        kernel.vmlinux.as_ref().filter(|_| entered && chosen.capabilities.kernel_format == Some(KernelFormat::Elf));
+    let elf = kernel.vmlinux.as_ref().filter(|_| kernel.pvh && fastest == Some(KernelFormat::Elf));
     let (path, format) = match elf {
         Some(vmlinux) => (vmlinux.clone(), KernelFormat::Elf),
         None if cfg!(target_arch = "aarch64") => (kernel.image.clone(), KernelFormat::Image),
@@ -80,12 +77,17 @@ pub(super) fn bootable(kernel: &Kernel, chosen: &Chosen, args: &[String]) -> sup
 
 /// What the guest's kernel is given: the devices over MMIO, as QEMU's `microvm` and Firecracker have them, where the kernel can; else
 /// those over PCI.
-pub(super) fn needs(kernel: &Kernel) -> &'static [Need] {
+#[must_use]
+pub fn needs(kernel: &Kernel) -> &'static [Need] {
     if kernel.presence(Need::VirtioMmio) == Presence::Missing { Need::PCI } else { Need::MMIO }
 }
 
-/// What QEMU must be told: a kernel that cannot do MMIO needs a machine with PCI.
-pub(super) fn qemu_options(kernel: &Kernel, chosen: &Chosen) -> Option<supervisor::QemuOptions> {
-    let pci = chosen.name == "Qemu" && needs(kernel) == Need::PCI;
-    pci.then_some(supervisor::QemuOptions { machine: Some(supervisor::QemuMachine::Q35), accelerator: None })
+/// What QEMU must be told: a kernel that cannot do MMIO needs a machine with PCI, and QEMU falls back to translation unless it is told
+/// not to.
+#[must_use]
+pub fn qemu_options(kernel: &Kernel, backend: &str, acceleration: Acceleration) -> Option<supervisor::QemuOptions> {
+    let machine = (needs(kernel) == Need::PCI).then_some(supervisor::QemuMachine::Q35);
+    let accelerator = (acceleration == Acceleration::Required).then_some(supervisor::Accelerator::Kvm);
+    let options = supervisor::QemuOptions { machine, accelerator };
+    (backend == "Qemu" && options != supervisor::QemuOptions::default()).then_some(options)
 }

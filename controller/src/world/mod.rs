@@ -2,6 +2,7 @@
 
 mod backend;
 mod blocking;
+mod choice;
 mod disks;
 mod facts;
 mod fault;
@@ -22,6 +23,7 @@ use jiff::Timestamp;
 pub use guest_init::{GUEST_INIT_VARIABLE, find_guest_init};
 pub use host::Host;
 pub use jobs::JobSight;
+pub use kernel::{bootable, needs, qemu_options};
 
 use crate::{Record, memory::Fault, observed::Observed, plan::Action};
 

@@ -91,7 +91,7 @@ pub(super) fn is_young(changed: SystemTime) -> bool {
 }
 
 impl Sights {
-    /// The backend and the answer that were kept for this machine, when they still hold.
+    /// The note of the backend and the answer that were kept for this machine, when they still hold.
     pub(super) fn recall(&self, uid: &str, place: &Place, now: Instant) -> Option<(String, Machine)> {
         let mut known = self.lock();
         let sight = known.get(uid)?;

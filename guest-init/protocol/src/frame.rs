@@ -16,13 +16,13 @@ pub const MAX_DATA: usize = 64 * 1024;
 pub enum Kind {
     /// JSON: a request, an event, an input or a reply.
     Message = 0,
-    /// Bytes for a command's standard input. An empty frame is its end.
+    /// Bytes for a command's standard input, or of an archive that is copied in. An empty frame is the end.
     Stdin = 1,
     /// Bytes of standard output.
     Stdout = 2,
     /// Bytes of standard error.
     Stderr = 3,
-    /// Bytes of the tar archive of the output that was announced last.
+    /// Bytes of a tar archive: of the output that was announced last, or of what is copied out.
     Output = 4,
 }
 

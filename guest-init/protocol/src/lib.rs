@@ -7,6 +7,8 @@
 //! |---|---|---|
 //! | [`Request::Configure`] | nothing more | [`Event`]s, the output of setup and workload, and outputs, until power-off |
 //! | [`Request::Exec`] | [`ExecInput`]s and standard input | output, then one [`ExecReply`] |
+//! | [`Request::CopyOut`] | nothing more | a tar archive, then one [`CopyReply`] |
+//! | [`Request::CopyIn`] | a tar archive | one [`CopyReply`] |
 //! | [`Request::Shutdown`] | nothing more | one [`ShutdownReply`] |
 //! | [`Request::Resumed`] | nothing more | [`Event::Resumed`], and then what `Configure` is answered with, from there on |
 //!
@@ -14,11 +16,13 @@
 //! is not in this table is disconnected. Frames are in [`frame`].
 
 mod config;
+mod copy;
 mod exec;
 pub mod frame;
 mod session;
 
 pub use config::{Config, Directory, EnvVar, File, Health, Mount, Output, Probe, Process, Root, SetupStep};
+pub use copy::{CopyIn, CopyOut, CopyReply, CopyWhat, FileName};
 pub use exec::{Exec, ExecInput, ExecReply, Terminal};
 pub use session::{Event, Exit, Request, ShutdownReply};
 

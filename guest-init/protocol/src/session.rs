@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Config, Exec};
+use crate::{Config, CopyIn, CopyOut, Exec};
 
 /// The first frame of every connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +12,10 @@ pub enum Request {
     Configure(Box<Config>),
     /// Run a command beside the workload.
     Exec(Exec),
+    /// Copy files out of the guest.
+    CopyOut(CopyOut),
+    /// Copy files into the guest.
+    CopyIn(CopyIn),
     /// End the workload, write everything to the disks, and power off.
     Shutdown {
         /// Seconds between SIGTERM and SIGKILL of the workload. Bounded by the guest to one hour.

@@ -75,9 +75,9 @@ pub(crate) fn baseline(tools: &Tools, out: &Path) {
     assert!(make.status().unwrap().success());
 }
 
-/// An empty disk.
-pub(crate) fn empty(out: &Path) {
-    assert!(ext4(out, "64M").status().unwrap().success());
+/// An empty disk, of a size such as `64M`.
+pub(crate) fn empty(out: &Path, size: &str) {
+    assert!(ext4(out, size).status().unwrap().success());
 }
 
 fn ext4(out: &Path, size: &str) -> Command {

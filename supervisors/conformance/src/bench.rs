@@ -23,9 +23,6 @@ use crate::{
 /// How long one call may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a guest may take until it is ready: translated guests on a busy host are slow.
-const READY: Duration = Duration::from_secs(150);
-
 /// How soon the end of a machine must show once its processes were killed, and how soon they must all be gone. The protocol's word is a
 /// second; the rest is for a busy host.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
@@ -192,7 +189,13 @@ impl<'a> Bench<'a> {
     /// Starts the machine and waits until its guest has its configuration.
     pub(crate) fn running(&self, boot_id: &str) -> Result<Machine, Trouble> {
         self.start(boot_id)?;
-        self.until(READY, "its guest is ready", |m| m.state == MachineState::Running && m.guest.ready)
+        self.ready()
+    }
+
+    /// Waits until the guest has its configuration, as long as the machine's own configuration lets it take.
+    pub(crate) fn ready(&self) -> Result<Machine, Trouble> {
+        let patience = Duration::from_millis(self.config()?.boot_timeout_ms) + SOON;
+        self.until(patience, "its guest is ready", |m| m.state == MachineState::Running && m.guest.ready)
     }
 
     /// Looks until it is so.

@@ -231,9 +231,11 @@ fn pid_reused(bench: &Bench<'_>) -> Result<(), Trouble> {
     // A dead owner keeps its pid until it is reaped, which not every init does soon: the kit does it itself.
     let _reaper = Reaper::begin()?;
     let machine = bench.running("boot-1")?;
-    let dead = owner(&machine)?;
+    let (dead, all) = (owner(&machine)?, bench.processes()?);
     kill_all(&[dead])?;
+    // The others too: a pid is taken while it is that of a session.
     Reaper::reap(dead)?;
+    all.into_iter().try_for_each(Reaper::reap)?;
     let mut bystander = bystander(dead.pid)?;
     let result = told_apart(bench, &bystander);
     end(&mut bystander)?;
@@ -249,12 +251,16 @@ impl Reaper {
         Ok(Self)
     }
 
-    /// Takes the end of a process that was killed, where it has become a child of the kit.
+    /// Takes the end of a process where it has become a child of the kit. Its first thread may end before its others.
     fn reap(process: ProcessId) -> Result<(), Trouble> {
         let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
-        match waitpid(pid, WaitOptions::empty()) {
-            Ok(_) | Err(rustix::io::Errno::CHILD) => Ok(()),
-            Err(e) => Err(own("cannot wait for a process", &e.into())),
+        let until = Instant::now() + SOON;
+        loop {
+            match waitpid(pid, WaitOptions::NOHANG) {
+                Ok(None) if Instant::now() < until => thread::sleep(Duration::from_millis(5)),
+                Ok(_) | Err(rustix::io::Errno::CHILD) => return Ok(()),
+                Err(e) => return Err(own("cannot wait for a process", &e.into())),
+            }
         }
     }
 }

@@ -47,7 +47,7 @@ fn secrets(bench: &Bench<'_>) -> Result<(), Trouble> {
     request.guest.workload.env.push(EnvVar { name: "SECRET".to_owned(), value: SENTINEL.to_owned() });
     bench.machine(&Request::Start(Box::new(request)))?;
     look_for_sentinel(bench)?;
-    bench.until(crate::bench::PATIENCE * 2, "its guest is ready", |m| m.guest.ready)?;
+    bench.ready()?;
     look_for_sentinel(bench)
 }
 
@@ -151,7 +151,7 @@ fn snapshot(bench: &Bench<'_>) -> Result<(), Trouble> {
     let mut request = bench.start_request("boot-2")?;
     request.restore = Some(Restore { dir: dir.clone() });
     bench.machine(&Request::Start(Box::new(request)))?;
-    bench.until(crate::bench::PATIENCE, "its guest goes on", |m| m.state == MachineState::Running && m.guest.ready)?;
+    bench.ready()?;
     bench.machine(&bench.plain(Verb::Kill))?;
     // A snapshot that is not whole.
     let parts = entries(&dir)?;

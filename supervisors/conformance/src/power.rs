@@ -95,7 +95,7 @@ fn ended(bench: &Bench<'_>) -> Result<(), Trouble> {
     for verb in CHANGES {
         let response = bench.refused(&bench.plain(verb), &[ErrorCode::MachineNotRunning])?;
         let state = response.machine.map(|machine| machine.state);
-        require(state == Some(MachineState::Exited), || {
+        require(state.is_none_or(|state| state == MachineState::Exited), || {
             format!("`{}` of a machine that has ended tells that it is {state:?}", verb.as_str())
         })?;
     }

@@ -6,7 +6,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use microagent_tests::host::Host;
+use microagent_tests::{
+    host::Host,
+    qemu::{arguments_of, value},
+};
 
 /// What a bare machine's kernel is told.
 #[derive(Clone, Copy)]
@@ -29,7 +32,7 @@ impl Bare {
     /// Takes QEMU's command line from a machine of ours that runs, without the devices whose drivers the bare init loads not.
     pub(crate) fn of_machine(host: &Host, name: &str) -> Option<Self> {
         let uid = host.object(name)["metadata"]["uid"].as_str().unwrap().to_owned();
-        let mut command = without_devices(qemu_of(&uid).expect("the machine's QEMU runs"));
+        let mut command = without_devices(arguments_of(&uid).expect("the machine's QEMU runs"));
         let initramfs = value(&mut command, "-initrd");
         let Some(init) = build_init(host.scratch()) else {
             eprintln!("bare boot not measured: no static init could be built");
@@ -60,21 +63,10 @@ impl Bare {
     }
 }
 
-/// The arguments of the QEMU whose `-name` has this UID.
-fn qemu_of(uid: &str) -> Option<Vec<String>> {
-    let name = format!("microagent-{uid}");
-    let mut processes = fs::read_dir("/proc").unwrap().flatten();
-    processes.find_map(|process| {
-        let line = fs::read(process.path().join("cmdline")).ok()?;
-        let args: Vec<String> = line.split(|b| *b == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
-        args.windows(2).any(|pair| pair[0] == "-name" && pair[1] == name).then_some(args)
-    })
-}
-
 /// Without disks, vsock and random numbers: the processes behind them are the other machine's.
 fn without_devices(args: Vec<String>) -> Vec<String> {
     let mut kept = Vec::new();
-    let mut args = args.into_iter().filter(|arg| !arg.is_empty());
+    let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "-blockdev" | "-device" => drop(args.next()),
@@ -86,12 +78,6 @@ fn without_devices(args: Vec<String>) -> Vec<String> {
         }
     }
     kept
-}
-
-/// The value of an option.
-fn value<'a>(args: &'a mut [String], option: &str) -> &'a mut String {
-    let at = args.iter().position(|arg| arg == option).expect("our QEMU has the option");
-    &mut args[at + 1]
 }
 
 /// The bare init, compiled and linked statically.

@@ -15,7 +15,7 @@ use std::{
 
 use microagent_crds::Phase;
 use microagent_gate::{Found, Gate, KubeReviews, Machines, Options};
-use microagent_guest_protocol::{ExecReply, Exit, Request, frame};
+use microagent_guest_protocol::{CopyReply, ExecReply, Exit, Request, frame};
 use microagent_tests::{
     cluster::{Cluster, until},
     host::bin_dir,
@@ -134,7 +134,7 @@ impl Node {
         self.cluster.service_account_kubeconfig(namespace, name)
     }
 
-    /// A guest that ends each command with 7.
+    /// A guest that ends each command with 7, and whose archives are the paths that are asked for.
     fn guest(&self) {
         let listener = UnixListener::bind(self.path("vsock.sock")).expect("a socket");
         thread::spawn(move || listener.incoming().flatten().for_each(|wire| drop(thread::spawn(|| answer(wire)))));
@@ -145,9 +145,17 @@ fn answer(mut wire: UnixStream) -> std::io::Result<()> {
     let mut line = String::new();
     BufReader::with_capacity(1, wire.try_clone()?).read_line(&mut line)?;
     wire.write_all(b"OK 5\n")?;
-    let Request::Exec(exec) = frame::read_message(&mut wire)? else { return Ok(()) };
-    frame::write(&mut wire, frame::Kind::Stdout, exec.process.argv.join(" ").as_bytes())?;
-    frame::write_message(&mut wire, &ExecReply::Exited(Exit::code(7)))
+    match frame::read_message(&mut wire)? {
+        Request::Exec(exec) => {
+            frame::write(&mut wire, frame::Kind::Stdout, exec.process.argv.join(" ").as_bytes())?;
+            frame::write_message(&mut wire, &ExecReply::Exited(Exit::code(7)))
+        }
+        Request::CopyOut(copy) => {
+            frame::write(&mut wire, frame::Kind::Output, copy.path.as_bytes())?;
+            frame::write_message(&mut wire, &CopyReply::Copied { left_out: None })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn rights_of_the_agent(namespace: &str) -> String {
@@ -191,10 +199,12 @@ fn a_token_opens_what_rbac_grants_and_nothing_else() {
     let who =
         format!("User \"system:serviceaccount:{}:dev\" cannot create resource \"workspaces/exec\"", node.namespace);
     assert!(told.contains(&who) && told.contains("ask for the right to create workspaces/exec"), "{told}");
+    let (code, told) = out(&node.plugin(&dev, "cp web:/etc -"));
+    assert!(code == Some(1) && told.contains(&who), "{told}");
 
     // The verb counts, not only the subresource.
     let reader = node.user("reader", &may(&[("workspaces/log", "create"), ("workspaces/exec", "get")]));
-    for line in ["logs web", "exec web -- ls"] {
+    for line in ["logs web", "exec web -- ls", "cp web:/etc -"] {
         let (code, told) = out(&node.plugin(&reader, line));
         assert!(code == Some(1) && told.contains("forbidden"), "{line}: {told}");
     }
@@ -203,6 +213,7 @@ fn a_token_opens_what_rbac_grants_and_nothing_else() {
     let _ = node.user("dev", &may(&[("workspaces/log", "get"), ("workspaces/exec", "create")]));
     until("the grant counts", || node.plugin(&dev, "exec web -- echo hi").status.code() == Some(7));
     assert_eq!(out(&node.plugin(&dev, "exec web -- echo hi")), (Some(7), "echo hi".to_owned()));
+    assert_eq!(out(&node.plugin(&dev, "cp web:/etc -")), (Some(0), "/etc".to_owned()));
 }
 
 #[test]

@@ -7,46 +7,51 @@ use std::{
 };
 
 use microagent_guest_protocol::{
-    Exec, ExecInput, ExecReply, Exit, Process, Request, Terminal,
+    CopyOut, Exec, ExecInput, ExecReply, Exit, Process, Request, Terminal,
     frame::{self, Frame, Kind},
 };
 use tokio::io::AsyncWriteExt;
 
 use crate::{EXEC, Host, client::Client, guest};
 
-const HEADERS: &str = "Authorization: Bearer jane-token\r\nConnection: Upgrade\r\nUpgrade: microagent-guest\r\n";
+pub(crate) const HEADERS: &str =
+    "Authorization: Bearer jane-token\r\nConnection: Upgrade\r\nUpgrade: microagent-guest\r\n";
 
-fn exec() -> Exec {
+pub(crate) fn exec() -> Exec {
     let process = Process { argv: vec!["sh".to_owned()], env: Vec::new(), working_dir: None, user: None };
     Exec { process, terminal: Some(Terminal { rows: 24, columns: 80 }), stdin: true }
 }
 
-fn bytes(kind: Kind, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn bytes(kind: Kind, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     frame::write(&mut bytes, kind, payload).unwrap();
     bytes
 }
 
-fn message(message: &impl serde::Serialize) -> Vec<u8> {
+pub(crate) fn message(message: &impl serde::Serialize) -> Vec<u8> {
     bytes(Kind::Message, &serde_json::to_vec(message).unwrap())
 }
 
-/// A connection that has become the guest's.
 async fn upgraded(host: &Host) -> Client {
+    upgraded_by(host, EXEC).await
+}
+
+/// A connection that has become the guest's.
+pub(crate) async fn upgraded_by(host: &Host, line: &str) -> Client {
     let mut client = host.client().await;
-    client.send(&format!("{EXEC} HTTP/1.1\r\nHost: gate\r\n{HEADERS}\r\n")).await;
+    client.send(&format!("{line} HTTP/1.1\r\nHost: gate\r\n{HEADERS}\r\n")).await;
     let (code, head) = client.head().await;
     assert_eq!(code, 101, "{head}");
     assert!(head.contains("upgrade: microagent-guest"), "{head}");
     client
 }
 
-async fn write(client: &mut Client, bytes: &[u8]) {
+pub(crate) async fn write(client: &mut Client, bytes: &[u8]) {
     client.stream.write_all(bytes).await.unwrap();
     client.stream.flush().await.unwrap();
 }
 
-async fn frame_of(client: &mut Client) -> Frame {
+pub(crate) async fn frame_of(client: &mut Client) -> Frame {
     let header = client.exactly(5).await;
     let length = u32::from_be_bytes(header[1..].try_into().unwrap()) as usize;
     let payload = client.exactly(length).await;
@@ -97,6 +102,10 @@ async fn nothing_but_a_command_reaches_the_guest() {
     for (first, why) in [
         (message(&configure), "configured by its own node"),
         (message(&Request::Shutdown { grace_seconds: 0 }), "shut down through its Workspace"),
+        (
+            message(&Request::CopyOut(CopyOut { path: "/etc".to_owned(), follow: false })),
+            "copies have one of their own",
+        ),
         (message(&ExecInput::Signal { number: 9 }), "no request"),
         (message(&serde_json::json!({"request": "exec", "process": {"argv": ["sh"]}, "more": 1})), "no request"),
         (bytes(Kind::Stdin, b"x"), "must be a message"),

@@ -5,6 +5,7 @@ mod certificates;
 mod client;
 mod cluster;
 mod connections;
+mod copy;
 mod exec;
 mod guest;
 mod logs;
@@ -103,6 +104,8 @@ impl Host {
 
 const LOG: &str = "GET /v1alpha1/namespaces/team/workspaces/web/log";
 const EXEC: &str = "POST /v1alpha1/namespaces/team/workspaces/web/exec";
+
+const COPY: &str = "POST /v1alpha1/namespaces/team/workspaces/web/cp";
 
 fn append(path: &Path, text: &str) {
     use std::io::Write;

@@ -7,7 +7,7 @@ use microagent_supervisor_protocol::{Accelerator, Machine, MachineState};
 
 use crate::{
     memory::{Failure, Fault, Stage},
-    observed::Work,
+    observed::{MachineSight, Work},
     plan::{
         Input, Notes,
         decide::{Decision, Standing},
@@ -145,11 +145,12 @@ fn machine_started<'a>(
             None => "the machine runs",
         };
         // The whole story is in `microagent doctor`.
-        let why = machine.accelerator_reason.as_deref().and_then(|why| why.split(':').next());
-        return match why {
-            Some(why) => yes(Reason::MachineStarted, format!("{by} ({why})")),
-            None => yes(Reason::MachineStarted, by),
-        };
+        let translated = machine.accelerator_reason.as_deref().and_then(|why| why.split(':').next());
+        let mut message = Cow::Borrowed(by);
+        for why in [translated, why_this_backend(input)].into_iter().flatten() {
+            message = format!("{message} ({why})").into();
+        }
+        return yes(Reason::MachineStarted, message);
     }
     if let Standing::Blind(fault) = &decision.standing {
         return unknown(reason(Stage::Start, fault), fault.message.as_str());
@@ -164,6 +165,14 @@ fn machine_started<'a>(
         Standing::Making(_) | Standing::Retrying(..) => no(Reason::Waiting, "what the machine is made of comes first"),
         Standing::BackingOff => no(Reason::BackingOff, "the machine is started again later"),
         _ => no(Reason::NotRunning, "no machine is to run"),
+    }
+}
+
+/// Why the machine is not on a backend that would be better.
+fn why_this_backend<'a>(input: &Input<'a>) -> Option<&'a str> {
+    match &input.observed.machine {
+        MachineSight::Seen { why, .. } => why.as_deref(),
+        _ => None,
     }
 }
 

@@ -181,7 +181,7 @@ fn a_machine_that_its_supervisor_does_not_know_is_none() {
     let mut life = Life::running(RunPolicy::Always, |_| {});
     let absent = Box::new(Machine::bare(&life.record.uid, MachineState::Absent));
     life.observed.machine =
-        MachineSight::Seen { backend: "Qemu".to_owned(), machine: absent, timings: BTreeMap::new() };
+        MachineSight::Seen { backend: "Qemu".to_owned(), why: None, machine: absent, timings: BTreeMap::new() };
     assert!(matches!(life.look().next, Some(Action::StartMachine(_))));
     life.record.deleted_at = Some(life.now);
     assert_eq!(life.look().next, Some(Action::RemoveDisks));

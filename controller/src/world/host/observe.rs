@@ -178,14 +178,14 @@ impl Host {
             Some(known) => Ok(known),
             None => {
                 self.watch.add(&dir, &record.key);
-                backend::of_machine(machine.dir()).and_then(|(name, supervisor)| {
+                backend::of_machine(machine.dir()).and_then(|(note, supervisor)| {
                     let deadline = self.deadlines.call;
                     let seen = supervisor.inspect(self.target(record), deadline).map_err(|e| backend::fault(&e))?;
-                    self.sights.keep(&record.uid, place, asked, &name, &seen);
+                    self.sights.keep(&record.uid, place, asked, &note, &seen);
                     if let Some(Owner { pid, start_time }) = seen.owner {
                         self.owners.add(ProcessId { pid, start_time, boot: None }, &record.key);
                     }
-                    Ok((name, seen))
+                    Ok((note, seen))
                 })
             }
         };
@@ -199,14 +199,16 @@ impl Host {
                 ),
                 retryable: false,
             }),
-            Ok((backend, seen)) => {
+            Ok((note, seen)) => {
                 if let Some(message) = self.sights.contradiction(&record.uid, &seen) {
                     let code = "SupervisorFailed".to_owned();
                     return MachineSight::Unknown(Fault { code, message, retryable: true });
                 }
                 let timings = self.timings.lock().unwrap_or_else(PoisonError::into_inner);
                 let timings = timings.get(&record.uid).cloned().unwrap_or_default();
-                MachineSight::Seen { backend, machine: Box::new(seen), timings }
+                let (backend, why) = backend::read_note(&note);
+                let (backend, why) = (backend.to_owned(), why.map(str::to_owned));
+                MachineSight::Seen { backend, why, machine: Box::new(seen), timings }
             }
             Err(fault) => MachineSight::Unknown(fault),
         }

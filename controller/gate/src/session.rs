@@ -1,13 +1,10 @@
-//! A command in a guest: the one request that passes, and then bytes both ways.
+//! A command in a guest, or a copy of files: the one request that passes, and then bytes both ways.
 
 use std::{io, time::Duration};
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use microagent_guest_protocol::{
-    CONTROL_PORT, Exec, ExecReply, Request,
-    frame::{self, Frame, Kind},
-};
+use microagent_guest_protocol::{CONTROL_PORT, frame};
 use microagent_supervisor_protocol::vsock;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
@@ -16,14 +13,17 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{answer::Refusal, machines::Found, route::Route};
+use crate::{
+    answer::Refusal,
+    first,
+    machines::Found,
+    route::{Route, Session},
+};
 
 /// How long the guest may take to accept a connection: long enough for a translated guest on a busy host.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long the client may take to say what to run.
+/// How long the client may take to say what is to be done.
 const FIRST: Duration = Duration::from_secs(10);
-/// The longest first frame, in bytes. Linux gives a program at most 2 MiB of arguments and variables where stacks are as usual.
-const MAX_FIRST: usize = 2 * 1024 * 1024;
 /// How much is carried at once, in bytes: the most that a frame of the guest holds.
 const CHUNK: usize = 64 * 1024;
 /// How long a client may leave the end of what it was sent untaken.
@@ -49,58 +49,24 @@ pub(crate) async fn connect(found: &Found, route: &Route) -> Result<UnixStream, 
     })
 }
 
-/// Carries the session. What the client asks for first must be an exec.
-pub(crate) async fn carry(upgrade: OnUpgrade, guest: UnixStream, found: Found) -> io::Result<()> {
+/// Carries the session. What the client asks for first must belong to it.
+pub(crate) async fn carry(upgrade: OnUpgrade, guest: UnixStream, session: Session, found: Found) -> io::Result<()> {
     let mut client = TokioIo::new(upgrade.await.map_err(io::Error::other)?);
-    let first = match timeout(FIRST, first_frame(&mut client)).await {
+    let first = match timeout(FIRST, first::read(&mut client, session, found)).await {
         Ok(read) => read?,
         Err(_) => return Err(io::ErrorKind::TimedOut.into()),
     };
-    let exec = match first {
-        Ok(exec) => exec,
+    match first {
+        Ok(request) => relay(client, guest, &message(&request)?).await,
         Err(why) => {
-            let reply = ExecReply::Failed { code: "RequestNotAllowed".to_owned(), message: why };
-            client.write_all(&message(&reply)?).await?;
-            return client.shutdown().await;
+            client.write_all(&first::refusal(session, why)?).await?;
+            client.shutdown().await
         }
-    };
-    relay(client, guest, &message(&Request::Exec(with_defaults(exec, found)))?).await
-}
-
-/// A user and a directory that are not named are the workload's, as with a command on the node itself.
-fn with_defaults(mut exec: Exec, found: Found) -> Exec {
-    exec.process.user = exec.process.user.or(found.user);
-    exec.process.working_dir = exec.process.working_dir.or(found.working_dir);
-    exec
-}
-
-/// The command to run, or why what came is not one.
-async fn first_frame(client: &mut (impl AsyncRead + Unpin)) -> io::Result<Result<Exec, String>> {
-    let mut header = [0; 5];
-    client.read_exact(&mut header).await?;
-    let [kind, length @ ..] = header;
-    let length = u32::from_be_bytes(length) as usize;
-    if kind != Kind::Message as u8 {
-        return Ok(Err(format!("the first frame must be a message; its kind is {kind}")));
     }
-    if length > MAX_FIRST {
-        return Ok(Err(format!("the first frame has {length} bytes, more than {MAX_FIRST}")));
-    }
-    let mut payload = vec![0; length];
-    client.read_exact(&mut payload).await?;
-    Ok(match (Frame { kind: Kind::Message, payload }).message() {
-        Ok(Request::Exec(exec)) => Ok(exec),
-        Ok(Request::Configure(_)) => {
-            Err("a machine is configured by its own node only; the gate runs commands".to_owned())
-        }
-        Ok(Request::Shutdown { .. }) => {
-            Err("a machine is shut down through its Workspace; the gate runs commands".to_owned())
-        }
-        Err(error) => Err(format!("the first frame is no request: {error}")),
-    })
 }
 
-fn message(message: &impl serde::Serialize) -> io::Result<Vec<u8>> {
+/// A frame of a message.
+pub(crate) fn message(message: &impl serde::Serialize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     frame::write_message(&mut bytes, message)?;
     Ok(bytes)

@@ -1,11 +1,14 @@
-//! A file or a directory as a tar archive (POSIX ustar with GNU's long names). Names are looked up from descriptors of directories,
-//! and no symbolic link below the start is followed.
+//! A file or a directory as a tar stream (POSIX ustar with GNU's long names). Names are looked up from descriptors of directories, and no
+//! symbolic link below the start is followed.
 
 use std::{
     ffi::OsString,
     fs::File,
     io::{self, Read, Write},
-    os::{fd::OwnedFd, unix::ffi::OsStringExt},
+    os::{
+        fd::OwnedFd,
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -14,51 +17,92 @@ use rustix::fs::{
 };
 use tar::{Builder, EntryType, Header};
 
-/// How deep directories may lie in each other: each open one takes a descriptor, of which there are 1024.
-const MAX_DEPTH: usize = 256;
-
-/// How many problems are kept. Whoever has so many needs no more.
-const MAX_PROBLEMS: usize = 1000;
+use crate::{MAX_DEPTH, MAX_PROBLEMS};
 
 /// File systems that hold files, by their magic numbers in linux/magic.h: ext4, overlayfs, tmpfs, XFS, Btrfs. Others, /proc and /sys
 /// first, hold what the kernel makes up.
 const WITH_FILES: [u64; 5] = [0xEF53, 0x794C_7630, 0x0102_1994, 0x5846_5342, 0x9123_683E];
 
-/// Writes what is at `path` below `root` to `to`. Sockets, pipes and devices are left out, and so is what is mounted there from no
-/// disk. Gives what could not be read; the archive is well formed in any case.
-///
-/// # Errors
-/// That there is nothing to archive, or those of the writer.
-pub(crate) fn write(root: &Path, path: &Path, to: &mut impl Write) -> io::Result<Vec<String>> {
-    let (start, stat) = open_start(root, path)?;
-    // The last part of the path as it was given, as `tar -C PARENT -c NAME` has it.
-    let name = path.file_name().map_or_else(|| PathBuf::from("."), PathBuf::from);
-    let mut archive = Archive { builder: Builder::new(to), problems: Vec::new() };
-    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        archive.tree(start, &stat, name)?;
-    } else {
-        archive.file(start.into(), &stat, &name)?;
-    }
-    archive.builder.into_inner()?.flush()?;
-    Ok(archive.problems)
+/// The room for a name in a header, in bytes.
+const NAME: usize = 100;
+
+/// How a [`Source`] is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// Whether a symbolic link at the end of the path stands for what it leads to. One that a slash follows always does.
+    pub follow: bool,
+    /// Whether what is on no disk, such as `/proc`, is left out, and refused as a start.
+    pub only_disks: bool,
 }
 
-/// Opens the start, with all symbolic links of its path resolved inside the root.
-fn open_start(root: &Path, path: &Path) -> io::Result<(OwnedFd, Stat)> {
-    let root = File::open(root)?;
-    // Not those of /proc, which lead out of every root.
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let open = |flags| openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
-    // First without opening it: to open a device is to use it.
-    let stat = fstat(open(OFlags::PATH)?)?;
-    if !matches!(FileType::from_raw_mode(stat.st_mode), FileType::Directory | FileType::RegularFile) {
-        return Err(io::Error::other("it is neither a file nor a directory"));
+/// What is to be packed.
+#[derive(Debug)]
+pub struct Source {
+    start: Start,
+    stat: Stat,
+    name: PathBuf,
+    reading: Reading,
+}
+
+#[derive(Debug)]
+enum Start {
+    Opened(OwnedFd),
+    Link(Vec<u8>),
+}
+
+impl Source {
+    /// Opens what is at `path` below `root`. Symbolic links on the way are resolved inside the root.
+    ///
+    /// # Errors
+    /// That there is nothing, or nothing that can be packed.
+    pub fn open(root: &Path, path: &Path, reading: Reading) -> io::Result<Self> {
+        let root = File::open(root)?;
+        // Not those of /proc, which lead out of every root.
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let last = if reading.follow { OFlags::empty() } else { OFlags::NOFOLLOW };
+        let open = |flags| openat2(&root, path, flags | last | OFlags::CLOEXEC, Mode::empty(), resolve);
+        // First without opening it: to open a device is to use it.
+        let found = open(OFlags::PATH)?;
+        let stat = fstat(&found)?;
+        let start = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Symlink => Start::Link(readlinkat(&found, "", Vec::new())?.into_bytes()),
+            FileType::Directory | FileType::RegularFile => {
+                let opened = open(OFlags::RDONLY | OFlags::NONBLOCK)?;
+                if reading.only_disks && !holds_files(&opened) {
+                    return Err(io::Error::other("it is not on a disk"));
+                }
+                Start::Opened(opened)
+            }
+            _ => return Err(io::Error::other("it is neither a file nor a directory")),
+        };
+        // The last part of the path as it was given, as `tar -C PARENT -c NAME` has it.
+        let name = path.file_name().map_or_else(|| PathBuf::from("."), PathBuf::from);
+        Ok(Self { start, stat, name, reading })
     }
-    let start = open(OFlags::RDONLY | OFlags::NONBLOCK)?;
-    if !holds_files(&start) {
-        return Err(io::Error::other("it is not on a disk"));
+
+    /// Whether it is a directory.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        FileType::from_raw_mode(self.stat.st_mode) == FileType::Directory
     }
-    Ok((start, stat))
+
+    /// Writes it below the last part of its path. Sockets, pipes and devices are left out. Gives what could not be read; the archive is
+    /// well formed in any case.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn write(self, to: &mut impl Write) -> io::Result<Vec<String>> {
+        let is_directory = self.is_directory();
+        let Self { start, stat, name, reading } = self;
+        let mut archive = Archive { builder: Builder::new(to), problems: Vec::new(), only_disks: reading.only_disks };
+        match start {
+            Start::Link(target) => archive.link(&stat, &name, &target)?,
+            Start::Opened(fd) if is_directory => archive.tree(fd, &stat, name)?,
+            Start::Opened(fd) => archive.file(fd.into(), &stat, &name)?,
+        }
+        archive.builder.into_inner()?.flush()?;
+        Ok(archive.problems)
+    }
 }
 
 fn holds_files(fd: &OwnedFd) -> bool {
@@ -68,6 +112,7 @@ fn holds_files(fd: &OwnedFd) -> bool {
 struct Archive<W: Write> {
     builder: Builder<W>,
     problems: Vec<String>,
+    only_disks: bool,
 }
 
 /// A directory whose entries are being read.
@@ -130,7 +175,7 @@ impl<W: Write> Archive<W> {
                 Ok(Err(io::Error::other(format!("more than {MAX_DEPTH} directories lie in each other"))))
             }
             FileType::Directory => match open(OFlags::DIRECTORY) {
-                Ok(fd) if stat.st_dev == device || holds_files(&fd) => {
+                Ok(fd) if !self.only_disks || stat.st_dev == device || holds_files(&fd) => {
                     self.directory(fd, &stat, path.to_owned(), levels).map(Ok)
                 }
                 Ok(_) => Ok(Ok(())),
@@ -141,10 +186,7 @@ impl<W: Write> Archive<W> {
                 Err(e) => Ok(Err(e.into())),
             },
             FileType::Symlink => match readlinkat(parent, name, Vec::new()) {
-                Ok(target) => {
-                    let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
-                    self.builder.append_link(&mut header(&stat, EntryType::Symlink, 0), path, target).map(Ok)
-                }
+                Ok(target) => self.link(&stat, path, target.as_bytes()).map(Ok),
                 Err(e) => Ok(Err(e.into())),
             },
             _ => Ok(Ok(())),
@@ -154,7 +196,7 @@ impl<W: Write> Archive<W> {
     fn directory(&mut self, fd: OwnedFd, stat: &Stat, path: PathBuf, levels: &mut Vec<Level>) -> io::Result<()> {
         // With a slash at its end, as every tar has it.
         let named = path.join("");
-        self.builder.append_data(&mut header(stat, EntryType::Directory, 0), named, io::empty())?;
+        self.append(header(stat, EntryType::Directory, 0), &named, b"", io::empty())?;
         match Dir::new(fd) {
             Ok(entries) => levels.push(Level { entries, path, device: stat.st_dev }),
             Err(e) => self.problem(&path, &e.into()),
@@ -165,11 +207,43 @@ impl<W: Write> Archive<W> {
     fn file(&mut self, file: File, stat: &Stat, path: &Path) -> io::Result<()> {
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let mut whole = Whole { file, left: size, problem: None };
-        self.builder.append_data(&mut header(stat, EntryType::Regular, size), path, &mut whole)?;
+        self.append(header(stat, EntryType::Regular, size), path, b"", &mut whole)?;
         if let Some(problem) = whole.problem {
             self.problem(path, &problem);
         }
         Ok(())
+    }
+
+    fn link(&mut self, stat: &Stat, path: &Path, target: &[u8]) -> io::Result<()> {
+        self.append(header(stat, EntryType::Symlink, 0), path, target, io::empty())
+    }
+
+    /// Appends an entry under its very name, whatever bytes that has. What is too long for the header stands in an entry of its own before it.
+    fn append(&mut self, mut header: Header, path: &Path, link: &[u8], data: impl Read) -> io::Result<()> {
+        let name = path.as_os_str().as_bytes();
+        if name.len() > NAME {
+            self.append_long(EntryType::GNULongName, name)?;
+        }
+        if link.len() > NAME {
+            self.append_long(EntryType::GNULongLink, link)?;
+        }
+        let old = header.as_old_mut();
+        for (field, text) in [(&mut old.name, name), (&mut old.linkname, link)] {
+            let short = &text[..text.len().min(NAME)];
+            field[..short.len()].copy_from_slice(short);
+        }
+        header.set_cksum();
+        self.builder.append(&header, data)
+    }
+
+    fn append_long(&mut self, kind: EntryType, text: &[u8]) -> io::Result<()> {
+        let mut header = Header::new_gnu();
+        let word = b"././@LongLink";
+        header.as_old_mut().name[..word.len()].copy_from_slice(word);
+        header.set_entry_type(kind);
+        header.set_size(text.len() as u64 + 1);
+        header.set_cksum();
+        self.builder.append(&header, text.chain(&[0][..]))
     }
 
     fn problem(&mut self, path: &Path, problem: &io::Error) {
@@ -242,7 +316,8 @@ mod tests {
     /// Each entry's name, with its type, its link or its content.
     fn archived(root: &Path, path: &str) -> io::Result<(BTreeMap<String, String>, Vec<String>)> {
         let mut bytes = Vec::new();
-        let problems = write(root, Path::new(path), &mut bytes)?;
+        let reading = Reading { follow: true, only_disks: true };
+        let problems = Source::open(root, Path::new(path), reading)?.write(&mut bytes)?;
         let mut entries = BTreeMap::new();
         for entry in tar::Archive::new(&bytes[..]).entries()? {
             let mut entry = entry?;
