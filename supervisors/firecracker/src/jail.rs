@@ -121,6 +121,11 @@ impl Jail {
         Ok(())
     }
 
+    /// Makes a file that others use too readable for the machine.
+    pub(crate) fn show(&self, path: &Path) -> Result<(), ErrorBody> {
+        self.let_read(path).map_err(|e| e.told_of("the snapshot", path))
+    }
+
     /// Makes the file readable for the machine, where nobody else gets to it by that.
     fn let_read(&self, path: &Path) -> Result<(), Denied> {
         let metadata = fs::metadata(path)?;
@@ -178,13 +183,17 @@ impl From<io::Error> for Denied {
 
 impl Denied {
     fn told(self, part: Part, path: &Path) -> ErrorBody {
+        self.told_of(&part.name(), path)
+    }
+
+    fn told_of(self, what: &str, path: &Path) -> ErrorBody {
         let why = match self {
             Self::Io(error) => error.to_string(),
             Self::Exposed => "the jailed VMM may not read it, and so that it may, everybody on this host would have to; make it \
                               readable for all (`chmod o+r`), keep it in a directory that others cannot enter, or start without a jail"
                 .to_owned(),
         };
-        let message = format!("{} {} cannot be shown in the jail: {why}", part.name(), path.display());
+        let message = format!("{what} {} cannot be shown in the jail: {why}", path.display());
         ErrorBody::new(ErrorCode::FileUnavailable, message)
     }
 }

@@ -8,6 +8,7 @@ mod faults;
 mod jail;
 mod life;
 mod real;
+mod snapshot;
 
 use microagent_supervisor_protocol::{CallError, ErrorBody};
 
