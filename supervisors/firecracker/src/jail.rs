@@ -13,6 +13,8 @@ use std::{
     io,
     os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use microagent_base::{Digest, durable};
@@ -37,6 +39,12 @@ const OVERHEAD_MIB: u64 = 64;
 
 /// How many threads a VMM may have beside one for each virtual CPU.
 const THREADS: u32 = 16;
+
+/// How long the last process of a control group may take to be gone from it, once it was killed.
+const EMPTY: Duration = Duration::from_secs(5);
+
+/// How often that is tried.
+const EMPTY_LOOK: Duration = Duration::from_millis(5);
 
 /// A jail.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,11 +151,16 @@ impl Jail {
 /// Removes the control group of the machine of this UID, whose programs have ended.
 pub(crate) fn clean(uid: &str) -> Result<(), ErrorBody> {
     let group = Path::new(CGROUPS).join(PARENT_CGROUP).join(uid);
-    match fs::remove_dir(&group) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(ErrorBody::new(ErrorCode::Host, format!("cannot remove the control group {}: {e}", group.display())))
+    let until = Instant::now() + EMPTY;
+    loop {
+        match fs::remove_dir(&group) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < until => thread::sleep(EMPTY_LOOK),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                let message = format!("cannot remove the control group {}: {e}", group.display());
+                return Err(ErrorBody::new(ErrorCode::Host, message));
+            }
+            _ => return Ok(()),
         }
-        _ => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt, chown},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt, chown, fchown, lchown},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,7 +16,7 @@ use microagent_base::{durable, process::ProcessId};
 use microagent_shim::MERGED_MEMORY;
 use microagent_supervisor_protocol::{ErrorBody, ErrorCode, MachineConfig, SnapshotKind};
 use rustix::{
-    fs::{SeekFrom, copy_file_range, seek, statvfs},
+    fs::{OFlags, SeekFrom, copy_file_range, seek, statvfs},
     io::Errno,
 };
 
@@ -83,7 +83,8 @@ pub(crate) fn make(
             fs::DirBuilder::new()
                 .mode(0o700)
                 .create(&place)
-                .and_then(|()| chown(&place, Some(jail.user), Some(jail.user)))
+                // The jail is its user's: a link may be there by now, which is not followed.
+                .and_then(|()| lchown(&place, Some(jail.user), Some(jail.user)))
                 .map_err(|e| host("cannot make room in the jail", &e))?;
             (Path::new("/").join(JAIL_DIR), place)
         }
@@ -104,24 +105,37 @@ pub(crate) fn make(
     made
 }
 
-/// Makes what was written this user's own, and brings it from the jail.
+/// Brings what was written from the jail, and makes it this user's own. Whoever is jailed may have put anything there: nothing is
+/// followed, and what is looked at is out of reach by then.
 fn fetch(from: &Path, to: &Path) -> Result<(), ErrorBody> {
     let failed = |e: &io::Error| host("cannot keep the snapshot", e);
     for name in [STATE, MEMORY] {
         let (source, target) = (from.join(name), to.join(name));
         if from != to {
-            let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
-            chown(&source, Some(user.as_raw()), Some(group.as_raw())).map_err(|e| failed(&e))?;
             match fs::rename(&source, &target) {
                 Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
-                    lay_over(&source, &create(&target).map_err(|e| failed(&e))?).map_err(|e| failed(&e))?;
+                    let source = regular(&source).map_err(|e| failed(&e))?;
+                    create(&target).and_then(|target| lay_over(&source, &target)).map_err(|e| failed(&e))?;
                 }
                 other => other.map_err(|e| failed(&e))?,
             }
         }
-        fs::set_permissions(&target, Permissions::from_mode(0o600)).map_err(|e| failed(&e))?;
+        let file = regular(&target).map_err(|e| failed(&e))?;
+        let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+        fchown(&file, Some(user.as_raw()), Some(group.as_raw()))
+            .and_then(|()| file.set_permissions(Permissions::from_mode(0o600)))
+            .map_err(|e| failed(&e))?;
     }
     Ok(())
+}
+
+/// Opens what is a file, not a link to one.
+fn regular(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+        .open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other(format!("{} is no file", path.display()))) }
 }
 
 /// A full memory is all written; a disk that cannot hold it is found before the machine stands still for it.
@@ -204,33 +218,30 @@ pub(crate) fn load(notes: &Notes, config: &MachineConfig, chain: &[PathBuf]) -> 
 fn merge(full: &Path, changes: &[PathBuf], to: &Path) -> io::Result<()> {
     let target = create(to)?;
     target.set_len(fs::metadata(full)?.len())?;
-    lay_over(full, &target)?;
-    changes.iter().try_for_each(|dir| lay_over(&dir.join(MEMORY), &target))
+    lay_over(&File::open(full)?, &target)?;
+    changes.iter().try_for_each(|dir| lay_over(&File::open(dir.join(MEMORY))?, &target))
 }
 
 fn create(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.read(true).write(true).create(true).truncate(true).open(path)
+    OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 /// Copies the data of a file to the same places of another; its holes leave the other as it is.
-fn lay_over(from: &Path, to: &File) -> io::Result<()> {
-    let source = File::open(from)?;
+fn lay_over(source: &File, to: &File) -> io::Result<()> {
     let length = source.metadata()?.len();
     if to.metadata()?.len() < length {
         to.set_len(length)?;
     }
     let mut at = 0;
     while at < length {
-        let start = match seek(&source, SeekFrom::Data(at)) {
+        let start = match seek(source, SeekFrom::Data(at)) {
             Ok(start) => start,
             // Nothing but a hole follows.
             Err(Errno::NXIO) => break,
             Err(e) => return Err(e.into()),
         };
-        let end = seek(&source, SeekFrom::Hole(start))?;
-        copy(&source, to, start, end)?;
+        let end = seek(source, SeekFrom::Hole(start))?;
+        copy(source, to, start, end)?;
         at = end;
     }
     Ok(())

@@ -50,6 +50,7 @@ pub mod program;
 mod record;
 mod run;
 mod snapshot;
+pub mod socket;
 mod timers;
 mod verbs;
 mod vmm;

@@ -314,13 +314,14 @@ impl Vm {
         if !self.set.is_empty() {
             return Err("Load snapshot error: Loading a microVM snapshot not allowed after configuring boot-specific resources.".to_owned());
         }
-        let failed = |why: String| {
-            // What failed half-way is of no further use.
-            eprintln!("Failed to load the snapshot: {why}");
-            process::exit(1);
-        };
         if let Err(why) = self.load(body) {
-            return failed(why);
+            // What failed half-way is of no further use; the answer goes first.
+            eprintln!("Failed to load the snapshot: {why}");
+            thread::spawn(|| {
+                thread::sleep(Duration::from_millis(50));
+                process::exit(1);
+            });
+            return Err(format!("Load snapshot error: Failed to restore from snapshot: {why}"));
         }
         self.state = State::Paused;
         self.reset = true;
