@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(make(&dir, draft(&full)).unwrap_err().code, ErrorCode::DiskFull);
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0, "nothing is left");
         make(&dir, draft(&memory)).unwrap();
-        assert_eq!(find(&dir).unwrap().chain, [dir.clone()]);
+        assert_eq!(find(&dir).unwrap().chain, std::slice::from_ref(&dir));
         assert_eq!(make(&dir, draft(&memory)).unwrap_err().code, ErrorCode::SnapshotInvalid);
         assert_eq!(make(Path::new("s"), draft(&memory)).unwrap_err().code, ErrorCode::InvalidRequest);
         assert_eq!(make(&home.path().join("x/s"), draft(&memory)).unwrap_err().code, ErrorCode::FileUnavailable);
