@@ -58,8 +58,8 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     all("spec.imagePullSecrets", "", "remove it, and log in on the host: the Docker config file there is used", |s| {
         field(!s.image_pull_secrets.is_empty(), "spec.imagePullSecrets")
     }),
-    all("spec.backend", "Firecracker, AppleVf", "use `Auto` or `Qemu`", |s| {
-        field(matches!(s.backend, Backend::Firecracker | Backend::AppleVf), "spec.backend")
+    all("spec.backend", "AppleVf", "use `Auto`, `Firecracker` or `Qemu`", |s| {
+        field(s.backend == Backend::AppleVf, "spec.backend")
     }),
     all(
         "spec.kernel.source",

@@ -11,6 +11,7 @@ use crate::{
     children::{Child, Children},
     error::Error,
     root::Disks,
+    successor::Successor,
 };
 
 /// What the first thread acts on.
@@ -45,6 +46,8 @@ pub(crate) struct Machine {
     pub(crate) init_ms: u64,
     /// When the control port listened.
     pub(crate) listening_ms: u64,
+    /// Where the session finds the connection that takes the place of its own.
+    pub(crate) successor: Arc<Successor>,
     state: Mutex<State>,
     changed: Condvar,
     commands: Sender<Command>,
@@ -79,6 +82,7 @@ impl Machine {
             children: Arc::default(),
             init_ms,
             listening_ms,
+            successor: Arc::new(Successor::new()),
             state: Mutex::new(state),
             changed: Condvar::new(),
             commands,
@@ -99,6 +103,11 @@ impl Machine {
             state.phase = Phase::Configuring;
         }
         free
+    }
+
+    /// Whether there is a session.
+    pub(crate) fn is_in_session(&self) -> bool {
+        matches!(self.lock().phase, Phase::Configuring | Phase::Mounted)
     }
 
     /// Notes what the configuration says about the end, before anything runs.

@@ -2,8 +2,10 @@
 //! waits in memory; whoever produces it looks at [`Peer::is_full`] first. A host that is gone swallows everything.
 
 use std::{
+    collections::VecDeque,
     io::{self, Read},
     os::fd::{AsFd, OwnedFd},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,6 +19,8 @@ use rustix::{
     net::sockopt,
 };
 
+use crate::{clock, successor::Successor};
+
 /// How much may wait to be sent before the producer is asked to pause, in bytes: four full frames.
 const FULL: usize = 4 * MAX_DATA;
 
@@ -29,18 +33,61 @@ pub(crate) const STALLED: Duration = Duration::from_secs(30);
 /// How long the last bytes may take from the guest's kernel to the host once all was written.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How many events are kept to be told again. More than can be on their way when a snapshot is made: the host reads them at once.
+const KEPT: usize = 256;
+
+/// How long a session that has ended, and whose host is gone, waits for the host to come again: a snapshot may have been made in this
+/// very moment.
+const AGAIN: Duration = Duration::from_secs(10);
+
 /// One connection.
 pub(crate) struct Peer {
     socket: Option<OwnedFd>,
     outbox: Vec<u8>,
     inbox: Vec<u8>,
+    session: Option<Session>,
+}
+
+/// What the connection of a session has beyond others: it can be replaced.
+struct Session {
+    successor: Arc<Successor>,
+    /// The last events, as frames.
+    events: VecDeque<Vec<u8>>,
+    /// How many there were before them.
+    before: u64,
 }
 
 impl Peer {
     /// From a connection whose first frame was read.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        Ok(Self { socket: Some(socket), outbox: Vec::new(), inbox: Vec::new() })
+        Ok(Self { socket: Some(socket), outbox: Vec::new(), inbox: Vec::new(), session: None })
+    }
+
+    /// The same for the connection of a session.
+    pub(crate) fn of_session(socket: OwnedFd, successor: Arc<Successor>) -> io::Result<Self> {
+        let session = Some(Session { successor, events: VecDeque::new(), before: 0 });
+        Ok(Self { session, ..Self::new(socket)? })
+    }
+
+    /// Where the connection comes from that replaces this one, for a session's.
+    pub(crate) fn successor(&self) -> Option<&Arc<Successor>> {
+        self.session.as_ref().map(|session| &session.successor)
+    }
+
+    /// Goes on with the connection that replaces this one, if there is one: tells again what the host has not heard.
+    pub(crate) fn adopt(&mut self) {
+        let Some(session) = &self.session else { return };
+        let Some(arrival) = session.successor.take() else { return };
+        let known = usize::try_from(arrival.seen.saturating_sub(session.before)).unwrap_or(usize::MAX);
+        let missed: Vec<u8> = session.events.iter().skip(known).flatten().copied().collect();
+        self.disconnect();
+        if rustix::io::ioctl_fionbio(&arrival.socket, true).is_ok() {
+            self.socket = Some(arrival.socket);
+            self.message(&Event::Resumed { at_ms: clock::uptime_ms() });
+            self.outbox.extend(missed);
+            self.send();
+        }
     }
 
     /// The socket, while the host is there.
@@ -81,7 +128,21 @@ impl Peer {
 
     /// Sends an event.
     pub(crate) fn event(&mut self, event: &Event) {
-        self.message(event);
+        let mut bytes = Vec::new();
+        if frame::write_message(&mut bytes, event).is_err() {
+            return;
+        }
+        if self.socket.is_some() {
+            self.outbox.extend_from_slice(&bytes);
+        }
+        if let Some(session) = &mut self.session {
+            session.events.push_back(bytes);
+            if session.events.len() > KEPT {
+                session.events.pop_front();
+                session.before += 1;
+            }
+        }
+        self.send();
     }
 
     /// Sends what can be sent without waiting.
@@ -153,6 +214,10 @@ impl Peer {
     /// Sends all that waits and closes, so that the host has it all even if the machine powers off next. Gives up on a host
     /// that takes nothing for 30 s.
     pub(crate) fn finish(mut self) {
+        if let (None, Some(session)) = (&self.socket, &self.session) {
+            session.successor.wait(AGAIN);
+        }
+        self.adopt();
         while self.has_output() {
             let Some(socket) = self.socket.as_ref() else { return };
             let mut waiting = [PollFd::new(socket, PollFlags::OUT)];
@@ -209,6 +274,7 @@ pub(crate) fn poll_peer(peer: &Peer, read: bool, also: PollFlags) -> Option<Poll
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::successor::Arrival;
     use std::{io::Write, os::unix::net::UnixStream};
 
     #[test]
@@ -240,6 +306,44 @@ mod tests {
         peer.data(Kind::Stdout, b"lost");
         assert!(!peer.has_output());
         peer.finish();
+    }
+
+    #[test]
+    fn a_host_that_comes_again_is_told_what_it_has_not_heard() {
+        let successor = Arc::new(Successor::new());
+        let (host, guest) = UnixStream::pair().unwrap();
+        let mut peer = Peer::of_session(guest.into(), Arc::clone(&successor)).unwrap();
+        let mounted = |at_ms| Event::Mounted { at_ms };
+        (0..3).for_each(|n| peer.event(&mounted(n)));
+        drop(host);
+        peer.disconnect();
+        peer.data(Kind::Stdout, b"lost");
+        peer.event(&mounted(3));
+        let (mut host, guest) = UnixStream::pair().unwrap();
+        // The first was heard.
+        successor.offer(Arrival { socket: guest.into(), seen: 1 });
+        peer.event(&mounted(4));
+        peer.finish();
+        let mut heard = Vec::new();
+        while let Ok(Some(frame)) = frame::read(&mut host) {
+            heard.push(frame.message::<Event>().unwrap());
+        }
+        assert!(matches!(heard.remove(0), Event::Resumed { .. }));
+        assert_eq!(heard, [1, 2, 3, 4].map(mounted));
+    }
+
+    #[test]
+    fn only_the_last_events_are_kept() {
+        let successor = Arc::new(Successor::new());
+        let mut peer = Peer::of_session(UnixStream::pair().unwrap().1.into(), Arc::clone(&successor)).unwrap();
+        peer.disconnect();
+        (0..1000).for_each(|at_ms| peer.event(&Event::Mounted { at_ms }));
+        let (mut host, guest) = UnixStream::pair().unwrap();
+        successor.offer(Arrival { socket: guest.into(), seen: 998 });
+        peer.finish();
+        let heard: Vec<Event> =
+            std::iter::from_fn(|| frame::read(&mut host).unwrap()).map(|f| f.message().unwrap()).collect();
+        assert_eq!(heard[1..], [Event::Mounted { at_ms: 998 }, Event::Mounted { at_ms: 999 }]);
     }
 
     #[test]

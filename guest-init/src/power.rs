@@ -29,8 +29,16 @@ const LAST_PROCESS: Duration = Duration::from_secs(2);
 /// How long the execs that were ended may take to be answered.
 const LAST_REPLY: Duration = Duration::from_secs(3);
 
-/// Makes SIGTERM, SIGINT and SIGPWR to PID 1 shutdowns.
+/// The word of the kernel's command line that a VMM gives whose machines have no power switch: they end by a restart, which the VMM
+/// takes for the end.
+const RESTART_WORD: &str = "microagent.off=restart";
+
+/// Makes SIGTERM, SIGINT and SIGPWR to PID 1 shutdowns, and Ctrl+Alt+Del too: the kernel sends SIGINT for it once it is told not to
+/// restart at once.
 pub(crate) fn start_signal_watch(machine: &Arc<Machine>) -> io::Result<()> {
+    if let Err(e) = reboot(RebootCommand::CadOff) {
+        console::say(&format!("Ctrl+Alt+Del still restarts at once: {e}"));
+    }
     let machine = Arc::clone(machine);
     thread::Builder::new()
         .stack_size(STACK)
@@ -101,13 +109,19 @@ fn next(inbox: &Receiver<Command>, limit: Duration) -> Option<Step> {
 
 /// Powers off. What is not on the disks by now is lost.
 pub(crate) fn off() -> ! {
+    let line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let command = if ends_by_restart(&line) { RebootCommand::Restart } else { RebootCommand::PowerOff };
     loop {
-        if let Err(e) = reboot(RebootCommand::PowerOff) {
+        if let Err(e) = reboot(command) {
             console::say(&format!("cannot power off: {e}"));
         }
         // Not reached where there is a power switch; PID 1 must not end where there is none.
         thread::park();
     }
+}
+
+fn ends_by_restart(command_line: &str) -> bool {
+    command_line.split_whitespace().any(|word| word == RESTART_WORD)
 }
 
 #[cfg(test)]
@@ -124,6 +138,12 @@ mod tests {
         machine.mounted(Disks::default(), Vec::new());
         commands.into_iter().for_each(|command| machine.command(command));
         wait_for_the_session(&machine, &inbox);
+    }
+
+    #[test]
+    fn only_a_vmm_without_a_power_switch_has_its_machines_restarted() {
+        assert!(ends_by_restart("console=ttyS0 microagent.off=restart reboot=k\n"));
+        assert!(!ends_by_restart("console=ttyS0 panic=-1 x.microagent.off=restart\n"));
     }
 
     // Each would wait for an hour if it took the wrong word for the last one.

@@ -81,6 +81,7 @@ impl Relay<'_> {
                 }
             }
             self.wait(&pending, drain_until);
+            self.peer.adopt();
 
             self.peer.send();
             if let Some(verdict) = self.verdicts.filter(|_| drain_until.is_none()).and_then(Verdicts::take) {
@@ -110,7 +111,7 @@ impl Relay<'_> {
     fn wait(&mut self, pending: &[u8], drain_until: Option<Instant>) {
         let read = self.interactive && pending.len() < MAX_PENDING;
         let full = self.peer.is_full();
-        let mut waiting = Vec::with_capacity(6);
+        let mut waiting = Vec::with_capacity(7);
         // While its input is not read, a host that leaves shows only in this way.
         let departure = if self.interactive && !read { PollFlags::RDHUP } else { PollFlags::empty() };
         let host = poll_peer(self.peer, read, departure);
@@ -122,6 +123,7 @@ impl Relay<'_> {
         if let Some(input) = self.input.as_ref().filter(|_| !pending.is_empty()) {
             waiting.push(PollFd::new(input, PollFlags::OUT));
         }
+        waiting.extend(self.peer.successor().and_then(|successor| successor.poll()));
         if let Some(verdicts) = self.verdicts.filter(|_| drain_until.is_none()) {
             waiting.push(PollFd::new(verdicts.ready(), PollFlags::IN));
         }

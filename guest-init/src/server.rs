@@ -17,12 +17,18 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::{
     children::STACK,
+<<<<<<< HEAD
     console, copy,
+=======
+    clock, console,
+>>>>>>> w-f
     error::Error,
     exec,
     machine::{Command, Machine},
     peer::Peer,
-    session, sys,
+    session,
+    successor::Arrival,
+    sys,
 };
 
 /// How many connections there may be at once. Each costs a thread and up to some 2 MiB of buffers.
@@ -84,13 +90,22 @@ fn serve(machine: &Machine, socket: OwnedFd) {
         }
         Ok(Request::Configure(config)) if machine.begin_configuration() => {
             drop(first);
-            if let Ok(peer) = Peer::new(socket) {
+            if let Ok(peer) = Peer::of_session(socket, Arc::clone(&machine.successor)) {
                 session::run(machine, peer, &config);
             }
             machine.finished();
         }
-        // A second configuration.
-        Ok(Request::Configure(_)) => {}
+        Ok(Request::Resumed { realtime_ns, seed, seen }) if machine.is_in_session() => {
+            if let Err(e) = clock::set_realtime(realtime_ns) {
+                console::say(&format!("cannot set the clock after the snapshot: {e}"));
+            }
+            if let Err(e) = sys::reseed(&seed) {
+                console::say(&format!("cannot refresh the random numbers after the snapshot: {e}"));
+            }
+            machine.successor.offer(Arrival { socket, seen });
+        }
+        // A second configuration, and a snapshot of a machine without one.
+        Ok(Request::Configure(_) | Request::Resumed { .. }) => {}
         Err(problem) => {
             if let Some(error) = undecodable_configuration(&first.payload, &problem)
                 && machine.begin_configuration()

@@ -48,6 +48,30 @@ pub(crate) fn wait_for_signal() -> i32 {
     }
 }
 
+/// Gives the kernel's random numbers this seed, and has them made from it at once: random(4).
+pub(crate) fn reseed(seed: &[u8]) -> io::Result<()> {
+    // Numbers: include/uapi/linux/random.h.
+    const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
+    const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
+    const BYTES: usize = 32;
+    /// `struct rand_pool_info` with room for the seed.
+    #[repr(C)]
+    struct Pool {
+        bits: libc::c_int,
+        size: libc::c_int,
+        bytes: [u8; BYTES],
+    }
+    let mut pool = Pool { bits: 0, size: BYTES as libc::c_int, bytes: [0; BYTES] };
+    let taken = seed.len().min(BYTES);
+    pool.bytes[..taken].copy_from_slice(&seed[..taken]);
+    pool.bits = 8 * taken as libc::c_int;
+    let device = std::fs::OpenOptions::new().write(true).open("/dev/random")?;
+    // SAFETY: the request reads a rand_pool_info and as many bytes behind it as it says, which are there.
+    checked(unsafe { libc::ioctl(device.as_raw_fd(), RNDADDENTROPY as _, &raw const pool) })?;
+    // SAFETY: the request takes no argument.
+    checked(unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG as _) }).map(drop)
+}
+
 /// Waits until any child has ended and returns its process id without reaping it. `ECHILD` when there is no child.
 pub(crate) fn peek_ended_child() -> io::Result<i32> {
     loop {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 pub mod cluster;
 pub mod fake;
 pub mod figures;
+pub mod firecracker;
+pub mod guest;
 pub mod host;
 pub mod image_fixture;
 pub mod qemu;

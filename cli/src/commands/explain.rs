@@ -133,7 +133,7 @@ mod tests {
         let ports = text(&explain("spec.network.ports").unwrap());
         assert!(ports.contains("FIELD:    spec.network.ports <[]object> (not supported yet)\n"), "{ports}");
         let spec = text(&explain("spec").unwrap());
-        assert!(spec.contains("or `AppleVf`. Not supported yet: Firecracker, AppleVf.\n"), "{spec}");
+        assert!(spec.contains("or `AppleVf`. Not supported yet: AppleVf.\n"), "{spec}");
         assert!(spec.contains("(Kubernetes only).\n"), "{spec}");
     }
 

@@ -6,6 +6,12 @@ use microagent_crds::{Acceleration, KernelSource as SpecKernelSource, WorkspaceS
 use microagent_kernel::{Kernel, KernelSource, Need, Presence};
 use microagent_supervisor_protocol as supervisor;
 
+<<<<<<< HEAD
+=======
+use super::backend::Chosen;
+use crate::memory::Fault;
+
+>>>>>>> w-f
 /// The source, and the version that is pinned.
 pub(super) fn kernel_source(spec: &WorkspaceSpec) -> (KernelSource, Option<String>) {
     let kernel = &spec.kernel;
@@ -36,11 +42,42 @@ pub(super) fn kernel_files(store: &Path, source: &KernelSource, kernel: &Kernel)
     files
 }
 
+/// Whether the backend can boot the kernel at all.
+///
+/// # Errors
+/// Why not, and what to do.
+pub(super) fn check_backend(kernel: &Kernel, chosen: &Chosen) -> Result<(), Fault> {
+    let why = if chosen.name != "Firecracker" {
+        return Ok(());
+    } else if cfg!(target_arch = "x86_64") && kernel.vmlinux.is_none() {
+        "it has no uncompressed `vmlinux`"
+    } else if needs(kernel) == Need::PCI {
+        "it has no virtio over MMIO, which all devices of Firecracker are on"
+    } else {
+        return Ok(());
+    };
+    Err(Fault {
+        code: "UnsupportedKernel".to_owned(),
+        message: format!(
+            "Firecracker cannot boot the kernel {}: {why}; choose another kernel in spec.kernel, or `backend: Qemu`",
+            kernel.version
+        ),
+        retryable: false,
+    })
+}
+
 /// The form of the kernel that the backend boots fastest, where the kernel has it.
 #[must_use]
 pub fn bootable(kernel: &Kernel, fastest: Option<supervisor::KernelFormat>, args: &[String]) -> supervisor::Kernel {
     use supervisor::KernelFormat;
+<<<<<<< HEAD
     let elf = kernel.vmlinux.as_ref().filter(|_| kernel.pvh && fastest == Some(KernelFormat::Elf));
+=======
+    // Firecracker enters a kernel without a PVH entry as 64-bit code.
+    let entered = kernel.pvh || chosen.name == "Firecracker";
+    let elf =
+        kernel.vmlinux.as_ref().filter(|_| entered && chosen.capabilities.kernel_format == Some(KernelFormat::Elf));
+>>>>>>> w-f
     let (path, format) = match elf {
         Some(vmlinux) => (vmlinux.clone(), KernelFormat::Elf),
         None if cfg!(target_arch = "aarch64") => (kernel.image.clone(), KernelFormat::Image),

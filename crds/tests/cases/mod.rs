@@ -132,7 +132,6 @@ pub(crate) fn unsupported() -> Vec<(&'static str, String)> {
     vec![
         ("docker-archive", format!("{HEAD}spec:\n  image: docker-archive:/a.tar\n")),
         ("pull secrets", with_spec("imagePullSecrets: [{name: a}]")),
-        ("firecracker", with_spec("backend: Firecracker")),
         ("apple-vf", with_spec("backend: AppleVf")),
         (
             "kernel url",

@@ -10,8 +10,9 @@
 //! | [`Request::CopyOut`] | nothing more | a tar archive, then one [`CopyReply`] |
 //! | [`Request::CopyIn`] | a tar archive | one [`CopyReply`] |
 //! | [`Request::Shutdown`] | nothing more | one [`ShutdownReply`] |
+//! | [`Request::Resumed`] | nothing more | [`Event::Resumed`], and then what `Configure` is answered with, from there on |
 //!
-//! `Configure` is accepted once in the life of a boot; all other requests wait for it. A peer that sends what
+//! `Configure` is accepted once in the life of a boot; all other requests wait for it, but `Resumed`, which is refused without it. A peer that sends what
 //! is not in this table is disconnected. Frames are in [`frame`].
 
 mod config;

@@ -22,6 +22,18 @@ pub enum Request {
         #[serde(rename = "graceSeconds")]
         grace_seconds: u32,
     },
+    /// The machine went on from a snapshot, or after one was made: time has passed, others may have started from the same memory, and the
+    /// connection of [`Request::Configure`] is lost. This one takes its place.
+    #[serde(rename_all = "camelCase")]
+    Resumed {
+        /// The host's clock, in nanoseconds since 1970-01-01 UTC.
+        realtime_ns: u64,
+        /// Bytes for the guest's random numbers, which nobody else has. In base64 on the wire.
+        #[serde(with = "crate::frame::base64_bytes")]
+        seed: Vec<u8>,
+        /// How many events of this boot the host has heard. The guest tells those that followed again; output on its way is lost.
+        seen: u64,
+    },
 }
 
 /// What happens in the guest, in this order. Times are milliseconds since the guest's kernel started (its monotonic clock).
@@ -93,6 +105,11 @@ pub enum Event {
         /// Why there is none, or what of it could not be read; the archive is whole and well formed where there is one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
+    },
+    /// [`Request::Resumed`] was carried out: the first word on its connection. It counts for none of the events that are told again.
+    Resumed {
+        /// When, by the guest's clock, which stood still meanwhile.
+        at_ms: u64,
     },
     /// Something that guest-init had to do cannot be done. The guest powers off next.
     Failed {

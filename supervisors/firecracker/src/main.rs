@@ -1,23 +1,20 @@
-//! The Firecracker supervisor. It tells what it finds; machines come with a later release.
+//! The Firecracker supervisor: microVMs by KVM, in a jail where it may make one.
 
-use std::{
-    env,
-    path::PathBuf,
-    process::{Command, ExitCode},
-};
+mod api;
+mod backend;
+mod checks;
+mod configure;
+mod disks;
+mod host;
+mod jail;
+mod kernel;
+mod kernel_args;
+mod plan;
+mod power;
+mod request;
 
-use microagent_shim::Planned;
-use microagent_supervisor_protocol::KernelFormat;
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    microagent_shim::main(&Planned { name: "Firecracker", kernel_format: KernelFormat::Elf, vmm })
-}
-
-/// The VMM on this host, with its version.
-fn vmm() -> Option<String> {
-    let path = env::var_os("MICROAGENT_FIRECRACKER")
-        .map(PathBuf::from)
-        .or_else(|| env::split_paths(&env::var_os("PATH")?).map(|d| d.join("firecracker")).find(|p| p.is_file()))?;
-    let output = Command::new(&path).arg("--version").output().ok().filter(|o| o.status.success())?;
-    String::from_utf8_lossy(&output.stdout).lines().next().map(|l| l.trim().chars().take(200).collect())
+    microagent_shim::main(&backend::Firecracker::new())
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use microagent_base::{Digest, process::ProcessId};
-use microagent_shim::{Backend, Launch, Program};
+use microagent_shim::{Backend, Launch, Program, kvm, program::version_line};
 use microagent_supervisor_protocol::{
     Accelerator, Capabilities, Check, CheckStatus, ErrorBody, ErrorCode, Features, Identity, KernelFormat,
     MachineConfig, QemuMachine, Verb, VsockProvider,
@@ -18,7 +18,6 @@ use rustix::process::Signal;
 use crate::{
     command::{self, Plan, VHOST_SOCKET},
     host::{self, Vsock},
-    kvm,
     memory::Memory,
     tsc::{self, Tsc},
 };
@@ -62,7 +61,7 @@ impl Qemu {
     }
 
     fn kvm_broken(&self) -> Option<String> {
-        self.kvm.get_or_init(|| Memory::recall().kvm_broken.or_else(|| kvm::probe().err())).clone()
+        self.kvm.get_or_init(|| Memory::recall().kvm_broken.or_else(|| kvm::probe().err().map(|e| e.why))).clone()
     }
 
     /// The accelerators to try, best first, and why the first is not a better one.
@@ -111,7 +110,7 @@ impl Backend for Qemu {
         Capabilities {
             backend: self.name().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            vmm: qemu.as_deref().and_then(host::version_line),
+            vmm: qemu.as_deref().and_then(version_line),
             verbs: VERBS.to_vec(),
             accelerators,
             accelerator_reason,
@@ -170,13 +169,18 @@ impl Backend for Qemu {
                     path: path.to_string_lossy().into_owned(),
                     args: command::vsock_arguments(cid),
                     socket: Some(VHOST_SOCKET.to_owned()),
+                    confined: None,
                 }),
             },
             vmm: Program {
                 path: qemu.to_string_lossy().into_owned(),
                 args: command::arguments(&plan(accelerator)),
                 socket: None,
+                confined: None,
             },
+            logger: None,
+            metrics: None,
+            notes: serde_json::Value::Null,
             kernel_vsock_cid: (vsock == Vsock::Kernel).then_some(cid),
             silence_ms: (accelerator == Accelerator::Kvm).then_some(KVM_SILENCE_MS),
         };
@@ -266,7 +270,7 @@ fn check_qemu() -> Check {
         let remediation = format!("install QEMU; the package of Debian and Ubuntu is {}", host::PACKAGE);
         return Check { remediation: Some(remediation), ..failed(ErrorCode::VmmNotFound, no_qemu().message) };
     };
-    let Some(line) = host::version_line(&path) else {
+    let Some(line) = version_line(&path) else {
         return failed(ErrorCode::VmmUnsuitable, format!("{} does not tell its version", path.display()));
     };
     match host::version(&line) {

@@ -1,12 +1,8 @@
 //! What this host has: QEMU, and something that serves vsock.
 
-use std::{
-    env,
-    fs::OpenOptions,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, fs::OpenOptions, path::PathBuf};
+
+use microagent_shim::program::{beside, in_path, is_executable, named};
 
 /// The first QEMU whose `microvm` finds its devices through ACPI and takes `vhost-user-vsock`.
 pub(crate) const MIN_VERSION: (u32, u32) = (6, 2);
@@ -47,36 +43,18 @@ pub(crate) fn vsock() -> Option<Vsock> {
     if OpenOptions::new().read(true).write(true).open("/dev/vhost-vsock").is_ok() {
         return Some(Vsock::Kernel);
     }
-    let beside = env::current_exe().ok().and_then(|e| Some(e.parent()?.join(VSOCK_PROGRAM)));
     let home = env::var_os("HOME").map(PathBuf::from);
     let at_home = home.into_iter().flat_map(|h| [h.join(".cargo/bin"), h.join(".cache/microagent-tools/bin")]);
-    let program = in_path(VSOCK_PROGRAM)
-        .or_else(|| beside.into_iter().chain(at_home.map(|d| d.join(VSOCK_PROGRAM))).find(|p| is_executable(p)));
+    let program = in_path(VSOCK_PROGRAM).or_else(|| {
+        beside(VSOCK_PROGRAM).into_iter().chain(at_home.map(|d| d.join(VSOCK_PROGRAM))).find(|p| is_executable(p))
+    });
     program.map(Vsock::Program)
-}
-
-/// What `--version` prints first.
-pub(crate) fn version_line(qemu: &Path) -> Option<String> {
-    let output = Command::new(qemu).arg("--version").output().ok().filter(|o| o.status.success())?;
-    String::from_utf8_lossy(&output.stdout).lines().next().map(|l| l.trim().chars().take(200).collect())
 }
 
 /// The version in that line.
 pub(crate) fn version(line: &str) -> Option<(u32, u32)> {
     let mut numbers = line.split(' ').find_map(|w| w.strip_prefix(|c: char| c.is_ascii_digit()).map(|_| w))?.split('.');
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
-fn named(variable: &str) -> Option<PathBuf> {
-    env::var_os(variable).map(PathBuf::from).filter(|p| !p.as_os_str().is_empty())
-}
-
-fn in_path(name: &str) -> Option<PathBuf> {
-    env::split_paths(&env::var_os("PATH")?).map(|d| d.join(name)).find(|p| p.is_absolute() && is_executable(p))
-}
-
-fn is_executable(path: &Path) -> bool {
-    path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! One request in, one response out.
 
-use std::{env, io, path::Path, process::ExitCode, time::Instant};
+use std::{env, ffi::OsString, io, path::Path, process::ExitCode, time::Instant};
 
 use microagent_supervisor_protocol::{ErrorBody, ErrorCode, Machine, PROTOCOL, Request, Response, server};
 
+#[cfg(target_os = "linux")]
+use crate::confine;
 use crate::{backend::Backend, control::Wish, gc, run, verbs};
 
 /// The exit code for words on the command line that mean nothing here.
@@ -12,10 +14,16 @@ const USAGE: u8 = 2;
 /// The `main` of a supervisor.
 #[must_use]
 pub fn main(backend: &impl Backend) -> ExitCode {
-    let args: Vec<_> = env::args_os().skip(1).collect();
+    let args: Vec<OsString> = env::args_os().skip(1).collect();
     match args.as_slice() {
         [] => answer(backend),
         [mode, dir] if mode == "shim" => run::main(backend, Path::new(dir)),
+        #[cfg(target_os = "linux")]
+        [mode, confined, program @ ..] if mode == confine::OUTER => {
+            confine::outer(&confined.to_string_lossy(), &texts(program))
+        }
+        #[cfg(target_os = "linux")]
+        [mode, program @ ..] if mode == confine::INNER => confine::inner(&texts(program)),
         [flag] if flag == "--version" => {
             println!("{}", backend.capabilities().version);
             ExitCode::SUCCESS
@@ -25,6 +33,12 @@ pub fn main(backend: &impl Backend) -> ExitCode {
             ExitCode::from(USAGE)
         }
     }
+}
+
+/// Paths come from JSON, so all of them are text.
+#[cfg(target_os = "linux")]
+fn texts(args: &[OsString]) -> Vec<String> {
+    args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect()
 }
 
 fn answer(backend: &impl Backend) -> ExitCode {
@@ -54,7 +68,7 @@ fn carry_out(backend: &impl Backend, request: Request) -> Response {
     let target = request.target().cloned();
     match request {
         Request::Gc(request) => {
-            return match gc::gc(&request) {
+            return match gc::gc(backend, &request) {
                 Ok(removed) => Response { removed, ..Response::ok() },
                 Err(error) => Response::error(error),
             };
@@ -86,7 +100,7 @@ fn on_machine(backend: &impl Backend, request: Request) -> Result<Machine, Error
         Request::Quarantine(r) => verbs::change(&r.target, Wish::Quarantine),
         Request::Halt(r) => verbs::halt(&r),
         Request::Kill(r) => verbs::kill(&r.target),
-        Request::Delete(r) => verbs::delete(&r.target),
+        Request::Delete(r) => verbs::delete(backend, &r.target),
         Request::Capabilities(_) | Request::Check(_) | Request::Snapshot(_) | Request::Console(_) | Request::Gc(_) => {
             Err(ErrorBody::new(ErrorCode::UnsupportedVerb, "this verb changes no machine"))
         }

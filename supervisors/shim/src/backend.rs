@@ -4,6 +4,14 @@ use microagent_base::process::ProcessId;
 use microagent_supervisor_protocol::{Accelerator, Capabilities, Check, ErrorBody, Identity, MachineConfig, Verb};
 use serde::{Deserialize, Serialize};
 
+#[cfg(target_os = "linux")]
+pub use crate::confine::Confined;
+
+/// No program can be confined here.
+#[cfg(not(target_os = "linux"))]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Confined {}
+
 /// One way to run machines.
 pub trait Backend: Sync {
     /// The backend's name: `Qemu`, `Firecracker`, `AppleVf`.
@@ -28,6 +36,35 @@ pub trait Backend: Sync {
     /// When there is no way on this host.
     fn launches(&self, identity: &Identity, config: &MachineConfig) -> Result<Vec<Launch>, ErrorBody>;
 
+    /// Makes the machine's directory ready for the launch. Called by the shim, in the machine's directory, before any program is started.
+    ///
+    /// # Errors
+    /// When it cannot be made ready; `start` answers so.
+    fn prepare(&self, _launch: &Launch, _config: &MachineConfig) -> Result<(), ErrorBody> {
+        Ok(())
+    }
+
+    /// Tells a VMM that has just been started what its machine is, where its arguments do not. Called by the shim, in the machine's
+    /// directory, once the VMM's socket is there and before `start` answers.
+    ///
+    /// # Errors
+    /// When the VMM does not take it. The VMM is then ended, nothing is recorded, and `start` answers so.
+    fn configure(&self, _launch: &Launch, _config: &MachineConfig) -> Result<(), ErrorBody> {
+        Ok(())
+    }
+
+    /// Asks the guest's kernel to end by whatever means the machine has, when guest-init could not be asked. That there is none is no
+    /// error; the machine is ended when its grace period is over in any case.
+    fn press_power_button(&self) {}
+
+    /// Removes what was made for the machine outside of its directory. Called once its programs have ended; may be called again.
+    ///
+    /// # Errors
+    /// When something is left.
+    fn clean(&self, _uid: &str) -> Result<(), ErrorBody> {
+        Ok(())
+    }
+
     /// Makes the CPUs of the machine that this VMM runs stand still, or lets them run on; returns once it is so. That it is so
     /// already is no error. Called by the shim, in the machine's directory; its one machine waits for it, so it must return within 5
     /// seconds.
@@ -51,9 +88,15 @@ pub struct Launch {
     pub helper: Option<Program>,
     /// The VMM. Its standard output is the serial console.
     pub vmm: Program,
+    /// A pipe below the machine's directory, made by [`Backend::prepare`], on which the VMM logs. It goes to the VMM's log.
+    pub logger: Option<String>,
+    /// Another pipe, on which the VMM tells its metrics. The last line is kept in the file [`crate::METRICS`].
+    pub metrics: Option<String>,
     /// The guest's vsock address, where the host's kernel serves vsock. Otherwise the helper serves it, by the `CONNECT <port>`
     /// handshake on [`crate::GUEST_SOCKET`].
     pub kernel_vsock_cid: Option<u32>,
+    /// What the backend has to know of this launch when it prepares and configures it; the shim only carries it.
+    pub notes: serde_json::Value,
     /// How long the console may stay silent before the next launch is tried, in milliseconds. Nothing is tried when absent.
     pub silence_ms: Option<u64>,
 }
@@ -67,4 +110,6 @@ pub struct Program {
     pub args: Vec<String>,
     /// A Unix socket that is there once the program can be used.
     pub socket: Option<String>,
+    /// How it is confined, where it changes its user: Linux alone.
+    pub confined: Option<Confined>,
 }

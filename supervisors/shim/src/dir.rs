@@ -20,6 +20,14 @@ pub const WORKLOAD_LOG: &str = "workload.log";
 pub const VSOCK_SOCKET: &str = "vsock.sock";
 /// The guest's vsock ports, for the shim alone: served by the helper program.
 pub const GUEST_SOCKET: &str = "guest.sock";
+/// The pipe on which a VMM logs, where its log has one.
+pub const LOGGER: &str = "logger.fifo";
+/// The pipe on which a VMM tells its metrics, where it has one.
+pub const METRICS_PIPE: &str = "metrics.fifo";
+/// What a VMM told last of its metrics.
+pub const METRICS: &str = "metrics.json";
+/// The root directory of a VMM that is jailed is below this.
+pub const JAIL: &str = "jail";
 pub(crate) const VMM_LOG: &str = "vmm.log";
 pub(crate) const SHIM_LOG: &str = "shim.log";
 pub(crate) const SHIM_LOCK: &str = "shim.lock";
@@ -82,6 +90,7 @@ impl MachineDir {
             Err(e) => return Err(host(&format!("cannot list {}", self.0.display()), &e)),
         };
         self.clean_outputs()?;
+        durable::remove_dir(&self.join(JAIL)).map_err(|e| durable_error(&e))?;
         for entry in entries {
             let entry = entry.map_err(|e| host(&format!("cannot list {}", self.0.display()), &e))?;
             if entry.file_name().to_str().is_some_and(is_ours) {
@@ -107,7 +116,18 @@ impl MachineDir {
 }
 
 fn is_ours(name: &str) -> bool {
-    const NAMES: [&str; 7] = [MACHINE_RECORD, CONSOLE_LOG, WORKLOAD_LOG, VMM_LOG, SHIM_LOG, SHIM_LOCK, ACTIVITY];
+    const NAMES: [&str; 10] = [
+        MACHINE_RECORD,
+        CONSOLE_LOG,
+        WORKLOAD_LOG,
+        VMM_LOG,
+        SHIM_LOG,
+        SHIM_LOCK,
+        ACTIVITY,
+        LOGGER,
+        METRICS_PIPE,
+        METRICS,
+    ];
     NAMES.contains(&name.strip_suffix(".1").unwrap_or(name))
         || name.ends_with(".sock")
         || [VSOCK_SOCKET, GUEST_SOCKET].iter().any(|socket| name.starts_with(&format!("{socket}_")))
@@ -141,6 +161,7 @@ mod tests {
             "vsock.sock",
             "guest.sock_5",
             "activity",
+            "logger.fifo",
             ".tmp-x",
             "overlay.ext4",
             "notes.log",
@@ -149,6 +170,7 @@ mod tests {
         }
         fs::create_dir(dir.path().join("outputs")).unwrap();
         fs::write(dir.path().join("outputs/a.tar"), "").unwrap();
+        fs::create_dir_all(dir.path().join("jail/firecracker/u/root/dev")).unwrap();
         let machine = MachineDir::new(dir.path()).unwrap();
         machine.clean().unwrap();
         machine.clean().unwrap();

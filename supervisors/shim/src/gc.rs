@@ -2,14 +2,14 @@
 
 use microagent_supervisor_protocol::{ErrorBody, ErrorCode, GcRequest, Target};
 
-use crate::{dir::MachineDir, record::Record, verbs};
+use crate::{backend::Backend, dir::MachineDir, record::Record, verbs};
 
 /// The most directories of one call.
 const MAX_DIRS: usize = 65_536;
 
 /// Ends and removes each machine of ours that is not to be kept; gives their UIDs. One that cannot be removed hinders no other, and
 /// is told at the end.
-pub(crate) fn gc(request: &GcRequest) -> Result<Vec<String>, ErrorBody> {
+pub(crate) fn gc(backend: &impl Backend, request: &GcRequest) -> Result<Vec<String>, ErrorBody> {
     let dirs = &request.machine_dirs;
     if dirs.len() > MAX_DIRS {
         let message =
@@ -19,7 +19,7 @@ pub(crate) fn gc(request: &GcRequest) -> Result<Vec<String>, ErrorBody> {
     let dirs = dirs.iter().map(|dir| MachineDir::new(dir)).collect::<Result<Vec<_>, _>>()?;
     let (mut removed, mut failed) = (Vec::new(), None);
     for dir in dirs {
-        match remove(&dir, &request.keep) {
+        match remove(backend, &dir, &request.keep) {
             Ok(uid) => removed.extend(uid),
             Err(error) => failed = failed.or(Some(error)),
         }
@@ -28,10 +28,10 @@ pub(crate) fn gc(request: &GcRequest) -> Result<Vec<String>, ErrorBody> {
 }
 
 /// Only a directory with a supervisor's record is one of ours.
-fn remove(dir: &MachineDir, keep: &[String]) -> Result<Option<String>, ErrorBody> {
+fn remove(backend: &impl Backend, dir: &MachineDir, keep: &[String]) -> Result<Option<String>, ErrorBody> {
     let Some(record) = Record::load(dir)?.filter(|record| !keep.contains(&record.machine.uid)) else { return Ok(None) };
     let target = Target { uid: record.machine.uid, machine_dir: dir.path().to_owned() };
-    verbs::delete(&target)?;
+    verbs::delete(backend, &target)?;
     Ok(Some(target.uid))
 }
 
@@ -40,7 +40,11 @@ mod tests {
     use super::*;
     use std::{fs, path::Path};
 
-    use microagent_supervisor_protocol::PROTOCOL;
+    use microagent_supervisor_protocol::{KernelFormat, PROTOCOL};
+
+    use crate::Planned;
+
+    const NONE: Planned = Planned { name: "None", kernel_format: KernelFormat::Elf, vmm: || None };
 
     #[test]
     fn a_directory_without_a_record_is_left_alone() {
@@ -52,8 +56,8 @@ mod tests {
             keep: Vec::new(),
         };
         let absent = dir.path().join("absent");
-        assert_eq!(gc(&request(&[dir.path(), &absent])).unwrap(), Vec::<String>::new());
+        assert_eq!(gc(&NONE, &request(&[dir.path(), &absent])).unwrap(), Vec::<String>::new());
         assert!(dir.path().join("overlay.ext4").exists() && !absent.exists());
-        assert_eq!(gc(&request(&[Path::new("x")])).unwrap_err().code, ErrorCode::InvalidRequest);
+        assert_eq!(gc(&NONE, &request(&[Path::new("x")])).unwrap_err().code, ErrorCode::InvalidRequest);
     }
 }

@@ -171,8 +171,8 @@ fn listen_with(
     }
 }
 
-/// Asks guest-init to shut down.
-pub(crate) fn shutdown(far: Far, grace_seconds: u32) {
+/// Asks guest-init to shut down. Tells when it could not be asked.
+pub(crate) fn shutdown(far: Far, grace_seconds: u32, signals: SyncSender<Signal>) {
     let ask = move || -> io::Result<()> {
         let stream = far.connect(CONTROL_PORT)?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -184,6 +184,7 @@ pub(crate) fn shutdown(far: Far, grace_seconds: u32) {
     let asked = thread::Builder::new().name("shutdown".to_owned()).spawn(move || {
         if let Err(e) = ask() {
             eprintln!("the guest cannot be asked to shut down: {e}; it is ended when its grace period is over");
+            let _ = signals.send(Signal::Deaf);
         }
     });
     if let Err(e) = asked {

@@ -15,6 +15,9 @@
 //! | `guest.sock` | the same ports for the shim alone, where a program serves vsock |
 //! | `activity` | empty; the time of its last change is when the machine was last used, at most a second behind |
 //! | `outputs/NAME.tar` | what the guest copied out when its workload had ended; removed by the next start |
+//! | `logger.fifo` | what the VMM logs on a pipe of its own; it goes to `vmm.log` |
+//! | `metrics.json`, `metrics.fifo` | what the VMM told last of its metrics, and the pipe on which it does |
+//! | `jail` | the root directory of a VMM that is jailed; gone with the machine |
 //! | `control.sock` | how `halt`, `kill`, `pause`, `resume` and `quarantine` reach the shim |
 //! | `shim.lock` | locked while the shim lives; holds its process id |
 
@@ -23,19 +26,26 @@ mod answer;
 mod backend;
 mod bridge;
 mod config;
+#[cfg(target_os = "linux")]
+mod confine;
 mod console;
 mod control;
 mod dir;
+mod disks;
 mod end_of_log;
 mod far;
 mod gc;
 mod guest;
 mod handover;
 mod hear;
+pub mod kernel_args;
+#[cfg(target_os = "linux")]
+pub mod kvm;
 mod life;
 mod log;
 mod outputs;
 mod planned;
+pub mod program;
 mod record;
 mod run;
 mod timers;
@@ -45,7 +55,11 @@ mod wish;
 mod word;
 
 pub use answer::main;
-pub use backend::{Backend, Launch, Program};
-pub use dir::{CONSOLE_LOG, GUEST_SOCKET, MACHINE_RECORD, VSOCK_SOCKET, WORKLOAD_LOG};
+pub use backend::{Backend, Confined, Launch, Program};
+#[cfg(target_os = "linux")]
+pub use confine::Bind;
+pub use dir::{
+    CONSOLE_LOG, GUEST_SOCKET, JAIL, LOGGER, MACHINE_RECORD, METRICS, METRICS_PIPE, VSOCK_SOCKET, WORKLOAD_LOG,
+};
 pub use planned::Planned;
 pub use record::Record;

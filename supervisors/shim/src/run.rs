@@ -4,7 +4,7 @@ use std::{
     env,
     io::{self},
     path::Path,
-    process::{ExitCode, ExitStatus, Stdio},
+    process::{Child, ExitCode, ExitStatus, Stdio},
     sync::{
         Arc, Mutex,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
@@ -24,6 +24,7 @@ use crate::{
     console::Sign,
     control::{self, Answer, Wish},
     dir::{CONTROL_SOCKET, GUEST_SOCKET, MachineDir, SHIM_LOCK, VSOCK_SOCKET, host},
+    disks,
     far::Far,
     guest::{self, Bound, Waiting, Word},
     handover::{Boot, Ready},
@@ -39,6 +40,8 @@ pub(crate) enum Signal {
     Console(Sign),
     VmmEnded(io::Result<ExitStatus>),
     Guest(Word),
+    /// Guest-init could not be asked to shut down.
+    Deaf,
     /// Answered when it is recorded.
     Wish(Wish, SyncSender<Answer>),
 }
@@ -87,6 +90,7 @@ fn begin(backend: &impl Backend, dir: &Path, ready: &mut Ready) -> Result<(), Er
     })?;
     let _lock = FileLock::try_exclusive(Path::new(SHIM_LOCK))
         .map_err(|e| ErrorBody::new(ErrorCode::MachineBusy, format!("a shim of this machine still runs: {e}")))?;
+    let _disks = disks::hold(&boot.config)?;
     let mut shim = Shim::new(backend, boot)?;
     shim.dir.clean_sockets()?;
     shim.dir.clean_outputs()?;
@@ -118,7 +122,7 @@ pub(crate) struct Shim<'a> {
     /// What the record on disk says.
     saved: Option<Machine>,
     waiting: Waiting,
-    sender: SyncSender<Signal>,
+    pub(crate) sender: SyncSender<Signal>,
     signals: Receiver<Signal>,
     /// Wishes that are answered once they are recorded.
     pub(crate) unanswered: Vec<SyncSender<Answer>>,
@@ -225,6 +229,7 @@ impl<'a> Shim<'a> {
         for socket in sockets {
             durable::remove_file(Path::new(socket)).map_err(|e| crate::dir::durable_error(&e))?;
         }
+        self.backend.prepare(launch, &self.config)?;
         let mut helper = match &launch.helper {
             Some(program) => {
                 let mut child = vmm::spawn(program, Stdio::null())?;
@@ -236,10 +241,17 @@ impl<'a> Shim<'a> {
             None => None,
         };
         let mut child = vmm::spawn(&launch.vmm, Stdio::piped())?;
-        self.begin_launch(launch, given_up, last, vmm::identity(&child)?);
+        let vmm = vmm::identity(&child)?;
+        let said = hear::vmm(&mut child, launch, self.config.log_bytes, &self.sender)?;
+        self.begin_launch(launch, given_up, last, vmm);
+        if let Err(error) = self.configure(launch, &mut child) {
+            let _ = child.kill();
+            let _ = child.wait();
+            said.wait();
+            return Err(error.with_details(said.last_words()));
+        }
         self.save()?;
         ready.tell(&Response::machine(self.life.machine.clone()));
-        let said = hear::vmm(&mut child, self.config.log_bytes, &self.sender)?;
         let sender = self.sender.clone();
         hear::spawn_thread("vmm", move || {
             let _ = sender.send(Signal::VmmEnded(child.wait()));
@@ -257,6 +269,12 @@ impl<'a> Shim<'a> {
             self.take_until(Instant::now() + patience, |shim| shim.connection != Connection::Open);
         }
         Ok(outcome)
+    }
+
+    /// Tells the VMM what its machine is.
+    fn configure(&self, launch: &Launch, child: &mut Child) -> Result<(), ErrorBody> {
+        vmm::await_socket(child, &launch.vmm)?;
+        self.backend.configure(launch, &self.config)
     }
 
     fn begin_launch(&mut self, launch: &Launch, given_up: Option<String>, last: bool, vmm: ProcessId) {
@@ -391,6 +409,7 @@ impl<'a> Shim<'a> {
                 }
             }
             Signal::Guest(word) => self.take_word(word, now),
+            Signal::Deaf => self.backend.press_power_button(),
             Signal::Wish(wish, answer) => self.take_wish(wish, answer, now),
         }
     }

@@ -127,7 +127,13 @@ fn launch(dir: &MachineDir, boot: &Boot) -> Result<Machine, ErrorBody> {
         return Err(ErrorBody::new(ErrorCode::Host, message).with_details(said.trim()));
     };
     match (response.error, response.machine) {
-        (Some(error), _) => Err(error),
+        (Some(error), _) => {
+            // It has nothing left to do but to end, and whoever is told that there is no machine must find none.
+            if let Ok(shim) = ProcessId::of(shim.id()) {
+                shim.wait_gone(GONE).map_err(|e| host("cannot wait for the shim", &e))?;
+            }
+            Err(error)
+        }
         (None, Some(machine)) => Ok(machine),
         (None, None) => Err(ErrorBody::new(ErrorCode::Host, "the shim did not tell its machine")),
     }
@@ -180,11 +186,12 @@ pub(crate) fn kill(target: &Target) -> Result<Machine, ErrorBody> {
     stop(target, Wish::Kill, Some(GONE))
 }
 
-pub(crate) fn delete(target: &Target) -> Result<Machine, ErrorBody> {
+pub(crate) fn delete(backend: &impl Backend, target: &Target) -> Result<Machine, ErrorBody> {
     let dir = open(target)?;
     let Some(_lock) = dir.lock()? else { return Ok(Machine::bare(&target.uid, MachineState::Absent)) };
     kill(target)?;
     end_unrecorded(&dir)?;
+    backend.clean(&target.uid)?;
     dir.clean()?;
     Ok(Machine::bare(&target.uid, MachineState::Absent))
 }

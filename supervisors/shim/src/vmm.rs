@@ -16,20 +16,20 @@ use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_sig
 
 use crate::backend::Program;
 
-/// How long a helper may take until its socket is there.
-const HELPER_READY: Duration = Duration::from_secs(10);
+/// How long a program may take until its socket is there.
+const READY: Duration = Duration::from_secs(10);
 
-/// How often a helper's socket is looked for: it appears within a few milliseconds, and nothing can be waited on before.
-const HELPER_LOOK: Duration = Duration::from_millis(1);
+/// How often the socket is looked for: it appears within a few milliseconds, and nothing can be waited on before.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Starts a program that the kernel kills when this thread ends: call it from the main thread only. Its standard
 /// error is a pipe.
 pub(crate) fn spawn(program: &Program, stdout: Stdio) -> Result<Child, ErrorBody> {
     let shim: Pid = getpid();
-    let mut command = Command::new(&program.path);
+    let mut command = command(program)?;
     // What the caller has in its environment, tokens among it, is not for programs that a guest may take over.
     command.env_clear().envs(env::var_os("PATH").map(|path| ("PATH", path)));
-    command.args(&program.args).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
     // SAFETY: the closure only makes two system calls; it allocates nothing and takes no lock.
     unsafe {
         command.pre_exec(move || {
@@ -44,10 +44,32 @@ pub(crate) fn spawn(program: &Program, stdout: Stdio) -> Result<Child, ErrorBody
     })
 }
 
-/// Waits until a helper's socket is there.
+#[cfg(target_os = "linux")]
+fn command(program: &Program) -> Result<Command, ErrorBody> {
+    let Some(confined) = &program.confined else { return Ok(plain(program)) };
+    let exe = env::current_exe().map_err(|e| crate::dir::host("cannot find this executable", &e))?;
+    let confined =
+        serde_json::to_string(confined).map_err(|e| crate::dir::host("cannot encode the confinement", &e.into()))?;
+    let mut command = Command::new(exe);
+    command.arg(crate::confine::OUTER).arg(confined).arg(&program.path).args(&program.args);
+    Ok(command)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn command(program: &Program) -> Result<Command, ErrorBody> {
+    Ok(plain(program))
+}
+
+fn plain(program: &Program) -> Command {
+    let mut command = Command::new(&program.path);
+    command.args(&program.args);
+    command
+}
+
+/// Waits until a program's socket is there.
 pub(crate) fn await_socket(child: &mut Child, program: &Program) -> Result<(), ErrorBody> {
     let Some(socket) = &program.socket else { return Ok(()) };
-    let until = Instant::now() + HELPER_READY;
+    let until = Instant::now() + READY;
     loop {
         if Path::new(socket).exists() {
             return Ok(());
@@ -55,8 +77,8 @@ pub(crate) fn await_socket(child: &mut Child, program: &Program) -> Result<(), E
         let failed = |why: String| ErrorBody::new(ErrorCode::VmmFailed, format!("{} {why}", program.path));
         match child.try_wait() {
             Ok(Some(status)) => return Err(failed(format!("ended with {status} before it could be used"))),
-            Ok(None) if Instant::now() > until => return Err(failed(format!("was not ready within {HELPER_READY:?}"))),
-            Ok(None) => thread::sleep(HELPER_LOOK),
+            Ok(None) if Instant::now() > until => return Err(failed(format!("was not ready within {READY:?}"))),
+            Ok(None) => thread::sleep(LOOK),
             Err(e) => return Err(failed(format!("cannot be waited for: {e}"))),
         }
     }

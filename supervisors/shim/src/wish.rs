@@ -50,7 +50,7 @@ impl Shim<'_> {
         let outputs = if self.life.has_outputs() { u64::from(OUTPUT_SECONDS) } else { 0 };
         self.timers.end_by(now + Duration::from_secs(u64::from(grace_seconds) + outputs) + AFTER_GRACE);
         self.restore_power(now);
-        guest::shutdown(self.far, grace_seconds);
+        guest::shutdown(self.far, grace_seconds, self.sender.clone());
     }
 
     fn become_state(&mut self, state: MachineState, now: Instant) -> Result<(), ErrorBody> {

@@ -11,7 +11,7 @@ mod script;
 mod verbs;
 
 pub use dir::{Boot, FakeDir};
-pub use kernel::elf_kernel;
+pub use kernel::{bootable_kernel, elf_kernel};
 pub use script::{Lie, Lies};
 
 use std::{

@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::Write,
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -10,15 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use microagent_guest_protocol::{
-    CONTROL_PORT, Config, EnvVar, Event, Exit, Health, Output, Process, Request, Root, ShutdownReply,
-    frame::{self, Kind},
-};
+use microagent_guest_protocol::{CONTROL_PORT, Config, EnvVar, Health, Output, Process, Root};
 use microagent_shim::{GUEST_SOCKET, MACHINE_RECORD, Record};
 use microagent_supervisor_protocol::{
     Accelerator, CallError, Halt, Identity, Kernel, KernelFormat, Machine, MachineConfig, MachineState, PROTOCOL,
     QemuOptions, StartRequest, Supervisor, Target, vsock,
 };
+use microagent_tests::guest;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::inotify,
@@ -262,125 +260,7 @@ pub(crate) fn guest() {
             std::thread::park();
         }
     }
-    let mut configured = connected(&listener.accept().unwrap().0);
-    let Request::Configure(config) = frame::read_message(&mut configured).unwrap() else { panic!("not configured") };
-    assert!(config.realtime_ns > 1_700_000_000_000_000_000, "the clock is refreshed when it is sent");
-    match mode.as_str() {
-        "garbage" => configured.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap(),
-        "huge" => configured.write_all(&[0, 255, 255, 255, 255]).unwrap(),
-        "disorder" => tell(&mut configured, &Event::WorkloadExited { exit: Exit::code(0), at_ms: 1 }),
-        _ => {
-            tell(&mut configured, &Event::Configured { init_ms: 1, listening_ms: 2, at_ms: 3 });
-            tell(&mut configured, &Event::Mounted { at_ms: 4 });
-            tell(&mut configured, &Event::WorkloadStarted { pid: 9, at_ms: 5 });
-        }
-    }
-    if mode == "healthy" {
-        let health = |healthy, message: &str| Event::Health { healthy, message: message.to_owned(), at_ms: 6 };
-        tell(&mut configured, &health(false, "HTTP status 503"));
-        // Flips faster than any probe can.
-        for n in 0..4 {
-            tell(&mut configured, &health(n % 2 == 0, &format!("probe {n}\n")));
-        }
-    }
-    if mode == "workload" || mode == "kvmless" {
-        frame::write(&mut configured, Kind::Stdout, b"hel").unwrap();
-        frame::write(&mut configured, Kind::Stdout, b"lo\n").unwrap();
-        frame::write(&mut configured, Kind::Stderr, b"bye").unwrap();
-        tell(&mut configured, &Event::WorkloadExited { exit: Exit::code(7), at_ms: 6 });
-        // The host hangs up when it has heard all.
-        assert_eq!(configured.read(&mut [0]).unwrap(), 0);
-        return power_off();
-    }
-    if mode == "echo" {
-        return echo(&listener);
-    }
-    if mode == "outputs-early" {
-        tell(&mut configured, &Event::OutputStarted { name: "a".to_owned() });
-    }
-    if mode.starts_with("outputs-") {
-        tell(&mut configured, &Event::WorkloadExited { exit: Exit::code(0), at_ms: 6 });
-        outputs(&mut configured, &mode);
-        // The host hangs up when it has heard all, or too much.
-        if mode != "outputs-cut" {
-            let _ = configured.read(&mut [0]);
-        }
-        return power_off();
-    }
-    let mut shutdown = connected(&listener.accept().unwrap().0);
-    let Request::Shutdown { .. } = frame::read_message(&mut shutdown).unwrap() else { panic!("not a shutdown") };
-    frame::write_message(&mut shutdown, &ShutdownReply::ShuttingDown).unwrap();
-    if mode == "stay-outputs" {
-        tell(&mut configured, &Event::WorkloadExited { exit: Exit::code(143), at_ms: 6 });
-        outputs(&mut configured, &mode);
-    }
-    if mode != "stubborn" {
-        return power_off();
-    }
-    let _ = listener.accept();
-}
-
-/// What the guest sends as outputs `a` and `b`.
-fn outputs(stream: &mut UnixStream, mode: &str) {
-    let start = |name: &str| Event::OutputStarted { name: name.to_owned() };
-    let finish = |name: &str, error: Option<&str>| Event::OutputFinished {
-        name: name.to_owned(),
-        error: error.map(str::to_owned),
-    };
-    // The host may hang up on what it does not take.
-    let mut say = |event: &Event| drop(frame::write_message(stream, event));
-    match mode {
-        "outputs-unnamed" => return drop(frame::write(stream, Kind::Output, b"x")),
-        "outputs-other" => return say(&start("../../a")),
-        "outputs-twice" => {
-            say(&start("a"));
-            return say(&start("a"));
-        }
-        _ => say(&start("a")),
-    }
-    let pieces = if mode == "outputs-huge" { 64 } else { 2 };
-    for _ in 0..pieces {
-        let _ = frame::write(stream, Kind::Output, &[b'x'; 50_000]);
-    }
-    if mode == "outputs-cut" {
-        return;
-    }
-    let mut say = |event: &Event| drop(frame::write_message(stream, event));
-    say(&finish("a", None));
-    say(&start("b"));
-    say(&finish("b", Some("/x: No such file\n")));
-}
-
-/// Gives back what each client says, until one asks for the shutdown.
-fn echo(listener: &UnixListener) {
-    for client in listener.incoming() {
-        let mut client = connected(&client.unwrap());
-        std::thread::spawn(move || {
-            while let Ok(Some(frame)) = frame::read(&mut client) {
-                if let Ok(Request::Shutdown { .. }) = frame.message() {
-                    frame::write_message(&mut client, &ShutdownReply::ShuttingDown).unwrap();
-                    power_off();
-                }
-                frame::write(&mut client, frame.kind, &frame.payload).unwrap();
-            }
-        });
-    }
-}
-
-fn power_off() {
-    fs::write("poweroff.sock", "off\n").unwrap();
-}
-
-fn tell(stream: &mut UnixStream, event: &Event) {
-    frame::write_message(stream, event).unwrap();
-}
-
-fn connected(stream: &UnixStream) -> UnixStream {
-    let mut stream = stream.try_clone().unwrap();
-    let mut line = String::new();
-    // One line is all that the host says before it is answered.
-    BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line, "CONNECT 1024\n");
-    stream.write_all(b"OK 5\n").unwrap();
-    stream
+    let accept = || guest::connected(&listener.accept().unwrap().0).unwrap().expect("the host wants the control port");
+    let power_off = Arc::new(|| fs::write("poweroff.sock", "off\n").unwrap());
+    guest::live(&mode, &guest::Machine { accept: &accept, power_off });
 }

@@ -22,30 +22,48 @@ const API_VERSION: i32 = 12;
 /// How long the instructions may take. They take microseconds; a KVM that hangs must not hang us.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Why KVM does not work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unusable {
+    /// Whether it is only that this user may not use it.
+    pub denied: bool,
+    /// Why, for people.
+    pub why: String,
+}
+
+impl From<String> for Unusable {
+    fn from(why: String) -> Self {
+        Self { denied: false, why }
+    }
+}
+
 /// Makes a machine and runs it.
 ///
 /// # Errors
-/// Why it does not work, for people.
-pub(crate) fn probe() -> Result<(), String> {
+/// Why it does not work.
+pub fn probe() -> Result<(), Unusable> {
     let (told, answer) = mpsc::sync_channel(1);
     let _unjoined = thread::spawn(move || told.send(try_it()));
-    answer.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(format!("KVM did not run instructions within {PATIENCE:?}")))
+    let hung = |_| Err(format!("KVM did not run instructions within {PATIENCE:?}").into());
+    answer.recv_timeout(PATIENCE).unwrap_or_else(hung)
 }
 
-fn try_it() -> Result<(), String> {
+fn try_it() -> Result<(), Unusable> {
     let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm").map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => "/dev/kvm is not there".to_owned(),
-        _ => format!("/dev/kvm cannot be opened: {e}"),
+        io::ErrorKind::NotFound => "/dev/kvm is not there".to_owned().into(),
+        kind => {
+            Unusable { denied: kind == io::ErrorKind::PermissionDenied, why: format!("/dev/kvm cannot be opened: {e}") }
+        }
     })?;
     let failed = |what: &'static str| move |e: io::Error| format!("KVM cannot {what}: {e}");
     let version = ioctl(&kvm, KVM_GET_API_VERSION, 0).map_err(failed("tell its version"))?;
     if version != API_VERSION {
-        return Err(format!("KVM has version {version} of its interface, not {API_VERSION}"));
+        return Err(format!("KVM has version {version} of its interface, not {API_VERSION}").into());
     }
     let vm = owned(ioctl(&kvm, KVM_CREATE_VM, 0).map_err(failed("make a machine"))?);
     let vcpu = owned(ioctl(&vm, KVM_CREATE_VCPU, 0).map_err(failed("make a virtual CPU"))?);
     let size = ioctl(&kvm, KVM_GET_VCPU_MMAP_SIZE, 0).map_err(failed("tell the size of its run area"))?;
-    run(&vm, &vcpu, usize::try_from(size).unwrap_or(0)).map_err(failed("run instructions"))
+    Ok(run(&vm, &vcpu, usize::try_from(size).unwrap_or(0)).map_err(failed("run instructions"))?)
 }
 
 /// Runs `mov $0x1234, %ax; add $1, %ax; hlt` in real mode and looks at what came of it.
@@ -176,7 +194,7 @@ mod tests {
     fn the_probe_answers_and_says_why() {
         match super::probe() {
             Ok(()) => println!("KVM runs instructions here"),
-            Err(why) => assert!(why.contains("kvm") || why.contains("KVM"), "{why}"),
+            Err(e) => assert!(e.why.contains("kvm") || e.why.contains("KVM"), "{}", e.why),
         }
     }
 }
