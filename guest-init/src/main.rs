@@ -28,11 +28,8 @@ mod root;
 mod server;
 mod session;
 mod setup;
-<<<<<<< HEAD
 mod stream;
-=======
 mod successor;
->>>>>>> w-f
 #[allow(unsafe_code, reason = "system calls that no library makes safely; each with its SAFETY line")]
 mod sys;
 mod tcp;

@@ -17,11 +17,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::{
     children::STACK,
-<<<<<<< HEAD
-    console, copy,
-=======
-    clock, console,
->>>>>>> w-f
+    clock, console, copy,
     error::Error,
     exec,
     machine::{Command, Machine},

@@ -123,12 +123,8 @@ impl Host {
         let Work::Ready((kernel, _)) = self.kernel(record) else { return Err(vanished("kernel")) };
         let initramfs =
             self.kernels.initramfs(&kernel, &self.guest_init, needs(&kernel)).map_err(|e| kernel_fault(&e))?;
-<<<<<<< HEAD
         let chosen = self.backends.choose(Wanted::of(spec))?;
-=======
-        let chosen = self.backends.choose(spec.backend)?;
         check_backend(&kernel, &chosen)?;
->>>>>>> w-f
         let mut disks = vec![supervisor::Disk { id: "baseline".to_owned(), path: baseline.path, read_only: true }];
         disks.extend(self.disk_files(record, &image.digest).into_iter().map(|disk| supervisor::Disk {
             id: disk.name,
@@ -147,7 +143,7 @@ impl Host {
             config: supervisor::MachineConfig {
                 vcpus: u32::from(spec.resources.cpus.vcpus()),
                 memory_mib: spec.resources.memory.mebibytes(),
-                kernel: bootable(&kernel, chosen.capabilities.kernel_format, &spec.kernel.args),
+                kernel: bootable(&kernel, &chosen.capabilities, &spec.kernel.args),
                 initramfs: initramfs.path,
                 disks,
                 boot_timeout_ms: BOOT_TIMEOUT_MS,

@@ -6,12 +6,9 @@ use microagent_crds::{Acceleration, KernelSource as SpecKernelSource, WorkspaceS
 use microagent_kernel::{Kernel, KernelSource, Need, Presence};
 use microagent_supervisor_protocol as supervisor;
 
-<<<<<<< HEAD
-=======
 use super::backend::Chosen;
 use crate::memory::Fault;
 
->>>>>>> w-f
 /// The source, and the version that is pinned.
 pub(super) fn kernel_source(spec: &WorkspaceSpec) -> (KernelSource, Option<String>) {
     let kernel = &spec.kernel;
@@ -68,16 +65,11 @@ pub(super) fn check_backend(kernel: &Kernel, chosen: &Chosen) -> Result<(), Faul
 
 /// The form of the kernel that the backend boots fastest, where the kernel has it.
 #[must_use]
-pub fn bootable(kernel: &Kernel, fastest: Option<supervisor::KernelFormat>, args: &[String]) -> supervisor::Kernel {
+pub fn bootable(kernel: &Kernel, capabilities: &supervisor::Capabilities, args: &[String]) -> supervisor::Kernel {
     use supervisor::KernelFormat;
-<<<<<<< HEAD
-    let elf = kernel.vmlinux.as_ref().filter(|_| kernel.pvh && fastest == Some(KernelFormat::Elf));
-=======
     // Firecracker enters a kernel without a PVH entry as 64-bit code.
-    let entered = kernel.pvh || chosen.name == "Firecracker";
-    let elf =
-        kernel.vmlinux.as_ref().filter(|_| entered && chosen.capabilities.kernel_format == Some(KernelFormat::Elf));
->>>>>>> w-f
+    let entered = kernel.pvh || capabilities.backend == "Firecracker";
+    let elf = kernel.vmlinux.as_ref().filter(|_| entered && capabilities.kernel_format == Some(KernelFormat::Elf));
     let (path, format) = match elf {
         Some(vmlinux) => (vmlinux.clone(), KernelFormat::Elf),
         None if cfg!(target_arch = "aarch64") => (kernel.image.clone(), KernelFormat::Image),

@@ -23,7 +23,8 @@ fn a_workspace_that_asks_for_firecracker_gets_it_and_is_paused_and_deleted() {
             .env("MICROAGENT_KVM", "assumed");
     });
     let manifest = |power: &str| {
-        let spec = json!({ "backend": "Firecracker", "powerState": power, "kernel": { "source": "path", "path": &kernel } });
+        let spec =
+            json!({ "backend": "Firecracker", "powerState": power, "kernel": { "source": "path", "path": &kernel } });
         host.fake_manifest("fc", &spec)
     };
     host.drop_file("fc.yaml", &manifest("Running"));
