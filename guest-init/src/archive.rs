@@ -14,6 +14,8 @@ use rustix::fs::{
 };
 use tar::{Builder, EntryType, Header};
 
+use crate::secrets;
+
 /// How deep directories may lie in each other: each open one takes a descriptor, of which there are 1024.
 const MAX_DEPTH: usize = 256;
 
@@ -25,15 +27,19 @@ const MAX_PROBLEMS: usize = 1000;
 const WITH_FILES: [u64; 5] = [0xEF53, 0x794C_7630, 0x0102_1994, 0x5846_5342, 0x9123_683E];
 
 /// Writes what is at `path` below `root` to `to`. Sockets, pipes and devices are left out, and so is what is mounted there from no
-/// disk. Gives what could not be read; the archive is well formed in any case.
+/// disk, secrets first. Gives what could not be read; the archive is well formed in any case.
 ///
 /// # Errors
 /// That there is nothing to archive, or those of the writer.
 pub(crate) fn write(root: &Path, path: &Path, to: &mut impl Write) -> io::Result<Vec<String>> {
+    let secrets = secrets::device();
     let (start, stat) = open_start(root, path)?;
+    if Some(stat.st_dev) == secrets {
+        return Err(io::Error::other("it is a secret, which is not copied out"));
+    }
     // The last part of the path as it was given, as `tar -C PARENT -c NAME` has it.
     let name = path.file_name().map_or_else(|| PathBuf::from("."), PathBuf::from);
-    let mut archive = Archive { builder: Builder::new(to), problems: Vec::new() };
+    let mut archive = Archive { builder: Builder::new(to), problems: Vec::new(), secrets };
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
         archive.tree(start, &stat, name)?;
     } else {
@@ -68,6 +74,8 @@ fn holds_files(fd: &OwnedFd) -> bool {
 struct Archive<W: Write> {
     builder: Builder<W>,
     problems: Vec<String>,
+    /// Where the secrets are.
+    secrets: Option<u64>,
 }
 
 /// A directory whose entries are being read.
@@ -126,6 +134,7 @@ impl<W: Write> Archive<W> {
             openat(parent, name, flags | more, Mode::empty())
         };
         match FileType::from_raw_mode(stat.st_mode) {
+            _ if Some(stat.st_dev) == self.secrets => Ok(Ok(())),
             FileType::Directory if depth >= MAX_DEPTH => {
                 Ok(Err(io::Error::other(format!("more than {MAX_DEPTH} directories lie in each other"))))
             }

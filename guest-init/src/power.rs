@@ -121,7 +121,7 @@ mod tests {
         let (sender, inbox) = mpsc::channel();
         let machine = Machine::new(0, 0, sender);
         machine.begin_configuration();
-        machine.mounted(Disks::default(), Vec::new());
+        machine.mounted(Vec::new());
         commands.into_iter().for_each(|command| machine.command(command));
         wait_for_the_session(&machine, &inbox);
     }
