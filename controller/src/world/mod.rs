@@ -11,6 +11,7 @@ mod host;
 mod jobs;
 mod keep;
 mod kernel;
+mod secrets;
 mod sight;
 mod watch;
 
@@ -21,6 +22,7 @@ use jiff::Timestamp;
 pub use guest_init::{GUEST_INIT_VARIABLE, find_guest_init};
 pub use host::Host;
 pub use jobs::JobSight;
+pub(crate) use secrets::{Supplies, referenced, unavailable};
 
 use crate::{Record, memory::Fault, observed::Observed, plan::Action};
 
