@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod fake;
 pub mod host;
 pub mod image_fixture;
+pub mod leaks;
 pub mod registry;
 
 /// A program on `PATH`, or where Debian keeps those of the administrator.
