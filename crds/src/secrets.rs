@@ -57,9 +57,11 @@ pub struct SecretSource {
 pub struct KeyRef {
     /// The object's name.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::OBJECT_NAME)]
     pub name: String,
     /// The key within the object.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::OBJECT_KEY)]
     pub key: String,
 }
 
@@ -69,5 +71,6 @@ pub struct KeyRef {
 pub struct LocalObject {
     /// The object's name.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::OBJECT_NAME)]
     pub name: String,
 }

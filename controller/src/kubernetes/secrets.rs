@@ -6,7 +6,10 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
+use kube::{
+    Resource,
+    api::{GetParams, Request},
+};
 use microagent_crds::{
     PullPolicy,
     kubernetes::{AGENT_ACCOUNT, AGENT_SECRETS_ROLE, SYSTEM_NAMESPACE},
@@ -73,9 +76,15 @@ fn login(namespace: &str, name: &str, secret: Secret) -> Result<SecretBytes, Fau
     Ok(config.to_string().into_bytes().into())
 }
 
+/// Reads one Secret. Not by [`kube::Api`]: the client logs what does not decode.
 async fn secret(cluster: &Cluster, namespace: &str, name: &str) -> Result<Secret, Fault> {
-    let api: Api<Secret> = Api::namespaced(cluster.client().clone(), namespace);
-    timely("show a Secret", api.get(name)).await.map_err(|error| fault(namespace, name, error))
+    const WHAT: &str = "show a Secret";
+    let failed = |message: String| fault(namespace, name, ApiError::Unreachable { what: WHAT, message });
+    let path = Secret::url_path(&(), Some(namespace));
+    let request = Request::new(path).get(name, &GetParams::default()).map_err(|error| failed(error.to_string()))?;
+    let text = timely(WHAT, cluster.client().request_text(request)).await;
+    let text = text.map_err(|error| fault(namespace, name, error))?;
+    serde_json::from_str(&text).map_err(|_| failed("what it shows is no Secret".to_owned()))
 }
 
 fn fault(namespace: &str, name: &str, error: ApiError) -> Fault {

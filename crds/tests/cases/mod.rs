@@ -125,6 +125,12 @@ pub(crate) fn rules() -> Vec<(&'static str, String)> {
             "a file and a secret of one path",
             with_spec("files: [{path: /x, content: x}]\nsecrets:\n- {name: a, path: /x, from: {file: /a}}"),
         ),
+        (
+            "a Secret of another namespace",
+            with_spec("secrets:\n- {name: a, env: A, from: {secretKeyRef: {name: ../../b/secrets/c, key: k}}}"),
+        ),
+        ("a Secret's key", with_spec("secrets:\n- {name: a, env: A, from: {secretKeyRef: {name: a, key: a/b}}}")),
+        ("a pull secret of another namespace", with_spec("imagePullSecrets: [{name: b/c}]")),
         ("egress without a proxy", with_spec("network:\n  egress: {allow: []}")),
         ("an egress host", with_spec("network:\n  mode: Mediated\n  egress:\n    allow: [{host: \"https://a\"}]")),
         (
