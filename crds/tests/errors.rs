@@ -90,7 +90,7 @@ fn everything_in_the_table_has_a_golden_refusal() {
 #[test]
 fn the_environment_of_an_agent_is_not_for_workspaces_of_a_cluster() {
     let spec = |from| serde_json::json!({ "image": "a", "secrets": [{ "name": "a", "env": "A", "from": from }] });
-    let read = |from| manifest::from_object("team/a", ("team", "a"), &spec(from));
+    let read = |from| manifest::from_object("team/a", ("team", "a"), &spec(from)).map_err(Box::new);
     let error = read(serde_json::json!({ "env": "A" })).unwrap_err();
     assert_eq!(error.reason(), Reason::NotSupported);
     let text = error.to_string();

@@ -113,7 +113,6 @@ pub(crate) fn off() -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::root::Disks;
     use std::sync::mpsc;
 
     /// A machine in its session, which was told these commands.

@@ -14,7 +14,7 @@ mod verbs;
 pub use dir::{Boot, FakeDir};
 pub use kernel::elf_kernel;
 pub use script::{Lie, Lies};
-pub use secrets::TellTale;
+pub use secrets::GivenSecret;
 
 use std::{
     env,

@@ -10,7 +10,7 @@ use super::FakeDir;
 
 /// One secret of a start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TellTale {
+pub struct GivenSecret {
     /// Its name.
     pub name: String,
     /// Where the guest is to have it.
@@ -22,19 +22,19 @@ pub struct TellTale {
 impl FakeDir {
     /// The secrets of the last start of this UID.
     #[must_use]
-    pub fn secrets(&self, uid: &str) -> Vec<TellTale> {
+    pub fn secrets(&self, uid: &str) -> Vec<GivenSecret> {
         durable::read_json(&self.secrets_of(uid)).ok().flatten().unwrap_or_default()
     }
 
     pub(super) fn given(&self, uid: &str, secrets: &[Secret]) {
-        let tell = |secret: &Secret| TellTale {
+        let tell = |secret: &Secret| GivenSecret {
             name: secret.name.clone(),
             place: secret.place.clone(),
             digest: Digest::of(secret.value.expose()),
         };
         let path = self.secrets_of(uid);
         let _ = fs::create_dir_all(self.path().join("secrets"));
-        let all: Vec<TellTale> = secrets.iter().map(tell).collect();
+        let all: Vec<GivenSecret> = secrets.iter().map(tell).collect();
         let _ = durable::encode(&path, &all).and_then(|bytes| durable::replace(&path, &bytes));
     }
 

@@ -4,7 +4,7 @@ use microagent_base::Digest;
 use microagent_guest_protocol::SecretPlace;
 use microagent_tests::{
     cluster::{Cluster, Kubectl, until},
-    fake::TellTale,
+    fake::GivenSecret,
     leaks::files_with,
 };
 use serde_json::{Value, json};
@@ -28,15 +28,15 @@ fn spec() -> Value {
     ] })
 }
 
-fn given(token: &str, key: &str) -> [TellTale; 2] {
-    let tale = |name: &str, place, value: &str| TellTale {
+fn given(token: &str, key: &str) -> [GivenSecret; 2] {
+    let given = |name: &str, place, value: &str| GivenSecret {
         name: name.to_owned(),
         place,
         digest: Digest::of(value.as_bytes()),
     };
     [
-        tale("token", SecretPlace::Env("API_TOKEN".to_owned()), token),
-        tale("key", SecretPlace::Path("/etc/app/key".to_owned()), key),
+        given("token", SecretPlace::Env("API_TOKEN".to_owned()), token),
+        given("key", SecretPlace::Path("/etc/app/key".to_owned()), key),
     ]
 }
 
