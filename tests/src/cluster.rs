@@ -233,7 +233,9 @@ impl Cluster {
             let crd = fs::read_to_string(WORKSPACES_CRD).unwrap();
             self.apply(&crd);
             let crd = "crd/workspaces.microagent.dev";
-            let _ = self.admin.ok(["wait", "--for=condition=Established", crd, "--timeout=120s"]);
+            // It ends at once where the CRD has no conditions yet.
+            let wait = ["wait", "--for=condition=Established", crd, "--timeout=120s"];
+            until("the CRD is established", || self.admin.run(wait).status.success());
             until("workspaces are served", || self.admin.run(["get", "workspaces"]).status.success());
         });
     }

@@ -241,7 +241,10 @@ impl Cluster {
 }
 
 /// The answer to a request, in time.
-async fn timely<T>(what: &'static str, request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, ApiError> {
+pub(super) async fn timely<T>(
+    what: &'static str,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, ApiError> {
     match tokio::time::timeout(PATIENCE, request).await {
         Ok(answer) => answer.map_err(|error| ApiError::of(what, error)),
         Err(_) => Err(ApiError::Unreachable { what, message: format!("no answer within {} s", PATIENCE.as_secs()) }),

@@ -18,6 +18,7 @@ mod node;
 mod object;
 mod publisher;
 mod run;
+mod secrets;
 mod status;
 mod world;
 

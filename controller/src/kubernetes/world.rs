@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::{
     claims::{Claims, lock},
     cluster::Cluster,
+    secrets,
 };
 use crate::{
     Paths, Record,
@@ -51,9 +52,18 @@ impl World for Node {
 
     async fn act(&self, record: &Record, action: &Action) -> Result<(), Fault> {
         match action {
-            Action::CreateDisks | Action::StartMachine(_) => {
+            Action::CreateDisks => {
                 self.hold(record).await?;
                 self.host.act(record, action).await
+            }
+            Action::StartMachine(_) => {
+                self.hold(record).await?;
+                let supplies = secrets::for_start(&self.cluster, record).await?;
+                self.host.act_with(record, action, supplies).await
+            }
+            Action::ResolveImage => {
+                let supplies = secrets::for_pull(&self.cluster, record).await?;
+                self.host.act_with(record, action, supplies).await
             }
             Action::WithdrawManifest => Ok(self.cluster.delete(record).await?),
             Action::Forget => {

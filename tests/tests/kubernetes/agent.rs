@@ -2,6 +2,8 @@
 
 mod bad_days;
 mod lifecycle;
+mod pull_secrets;
+mod secrets;
 
 use std::{fs, path::PathBuf, thread, time::Duration};
 

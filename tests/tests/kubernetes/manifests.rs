@@ -3,6 +3,7 @@
 mod policies;
 mod rights;
 mod roles;
+mod secrets;
 
 use std::{
     fs,

@@ -316,6 +316,7 @@ fn files_of_a_node_are_named_by_those_who_may() {
         json!({ "image": "oci-layout:/srv/image" }),
         json!({ "image": "oci-archive:/srv/image.tar" }),
         json!({ "disks": [{ "name": "a", "mountPath": "/a", "source": { "image": { "path": "/dev/sda" } } }] }),
+        json!({ "secrets": [{ "name": "a", "env": "A", "from": { "file": "/etc/shadow" } }] }),
     ];
     let dry = ["create", "--dry-run=server", "--filename=-"];
     for (nth, spec) in specs.iter().enumerate() {
