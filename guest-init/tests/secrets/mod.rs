@@ -40,7 +40,7 @@ fn secrets_are_in_the_environment_and_in_memory_and_on_no_disk() {
     let Some(tools) = harness::tools(TEST) else { return };
     let disks = Disks::new(tools);
     let further = disks.baseline.with_file_name("further");
-    image::empty(&further);
+    image::empty(&further, "64M");
     // A variable of the workload's is replaced; a link of the image's leads to where the file is.
     let mut config =
         config(sh("echo $GREETING; cat /etc/app/key /etc/passwd.d /data/key; stat -c '%u:%g %a' /etc/app/key; \
