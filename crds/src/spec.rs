@@ -89,7 +89,7 @@ pub struct WorkspaceSpec {
     pub backend: Backend,
     /// Whether the CPU itself must run the machine's instructions: `Preferred` (default) falls back to translation (TCG), which is
     /// many times slower and whose isolation QEMU does not vouch for; `Required` never does.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Acceleration::is_preferred")]
     pub acceleration: Acceleration,
     /// The kernel that boots the machine.
     #[serde(default)]
@@ -269,6 +269,14 @@ pub enum Acceleration {
     Preferred,
     /// The machine is not started where only a translator could run it.
     Required,
+}
+
+impl Acceleration {
+    /// What is so is not written, so that specs are the same text as before there was the field.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    fn is_preferred(&self) -> bool {
+        *self == Self::Preferred
+    }
 }
 
 /// A command of the setup.
