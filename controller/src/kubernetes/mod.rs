@@ -9,7 +9,9 @@
 //! must be on its object.
 
 mod claims;
+mod client;
 mod cluster;
+mod doubt;
 mod events;
 mod follow;
 mod gate;
@@ -19,9 +21,11 @@ mod object;
 mod publisher;
 mod run;
 mod secrets;
+mod standing;
 mod status;
 mod world;
 
+pub use client::paced_client;
 pub use identity::IdentityError;
 pub(crate) use identity::refuse_for_folders;
 pub use run::{NodeOptions, run};

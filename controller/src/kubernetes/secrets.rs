@@ -17,7 +17,7 @@ use microagent_crds::{
 use microagent_guest_protocol::SecretBytes;
 use serde_json::{Value, json};
 
-use super::cluster::{ApiError, Cluster, timely};
+use super::cluster::{ApiError, Cluster};
 use crate::{
     Record,
     memory::Fault,
@@ -82,7 +82,7 @@ async fn secret(cluster: &Cluster, namespace: &str, name: &str) -> Result<Secret
     let failed = |message: String| fault(namespace, name, ApiError::Unreachable { what: WHAT, message });
     let path = Secret::url_path(&(), Some(namespace));
     let request = Request::new(path).get(name, &GetParams::default()).map_err(|error| failed(error.to_string()))?;
-    let text = timely(WHAT, cluster.client().request_text(request)).await;
+    let text = cluster.timely(WHAT, cluster.client().request_text(request)).await;
     let text = text.map_err(|error| fault(namespace, name, error))?;
     serde_json::from_str(&text).map_err(|_| failed("what it shows is no Secret".to_owned()))
 }

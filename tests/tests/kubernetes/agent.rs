@@ -64,6 +64,12 @@ impl Node {
         self.host.fake_manifest(name, &all)
     }
 
+    /// How many workspaces it has a record of.
+    pub(crate) fn records(&self) -> usize {
+        let namespaces = fs::read_dir(self.host.state().join("workspaces")).into_iter().flatten();
+        namespaces.flatten().map(|namespace| fs::read_dir(namespace.path()).map_or(0, Iterator::count)).sum()
+    }
+
     /// The agent's log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.host.scratch().join("controller.log")).unwrap_or_default()

@@ -1,5 +1,6 @@
 //! `manifests/kubernetes` in a real API server.
 
+mod matrix;
 mod policies;
 mod rights;
 mod roles;
