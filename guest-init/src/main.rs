@@ -25,11 +25,12 @@ mod process;
 mod program;
 mod relay;
 mod root;
+mod secrets;
 mod server;
 mod session;
 mod setup;
-mod successor;
 mod stream;
+mod successor;
 #[allow(unsafe_code, reason = "system calls that no library makes safely; each with its SAFETY line")]
 mod sys;
 mod tcp;

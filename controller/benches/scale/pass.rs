@@ -40,6 +40,7 @@ pub(crate) fn plans_per_second(farm: &Farm) -> f64 {
         disks: Disks { complete: true, any: true, written: true },
         machine: MachineSight::Seen {
             backend: "Qemu".to_owned(),
+            why: None,
             machine: Box::new(machine),
             timings: BTreeMap::new(),
         },

@@ -6,6 +6,7 @@ use microagent_crds::{Acceleration, KernelSource as SpecKernelSource, WorkspaceS
 use microagent_kernel::{Kernel, KernelSource, Need, Presence};
 use microagent_supervisor_protocol as supervisor;
 
+use super::backend::Chosen;
 use crate::memory::Fault;
 
 /// The source, and the version that is pinned.
@@ -42,11 +43,11 @@ pub(super) fn kernel_files(store: &Path, source: &KernelSource, kernel: &Kernel)
 ///
 /// # Errors
 /// Why not, and what to do.
-pub(super) fn check_backend(kernel: &Kernel, backend: &str) -> Result<(), Fault> {
-    let why = if backend != "Firecracker" {
+pub(super) fn check_backend(kernel: &Kernel, chosen: &Chosen) -> Result<(), Fault> {
+    let why = if chosen.name != "Firecracker" {
         return Ok(());
-    } else if cfg!(target_arch = "x86_64") && !(kernel.pvh && kernel.vmlinux.is_some()) {
-        "it has no uncompressed `vmlinux` with a PVH entry"
+    } else if cfg!(target_arch = "x86_64") && kernel.vmlinux.is_none() {
+        "it has no uncompressed `vmlinux`"
     } else if needs(kernel) == Need::PCI {
         "it has no virtio over MMIO, which all devices of Firecracker are on"
     } else {
@@ -64,9 +65,11 @@ pub(super) fn check_backend(kernel: &Kernel, backend: &str) -> Result<(), Fault>
 
 /// The form of the kernel that the backend boots fastest, where the kernel has it.
 #[must_use]
-pub fn bootable(kernel: &Kernel, fastest: Option<supervisor::KernelFormat>, args: &[String]) -> supervisor::Kernel {
+pub fn bootable(kernel: &Kernel, capabilities: &supervisor::Capabilities, args: &[String]) -> supervisor::Kernel {
     use supervisor::KernelFormat;
-    let elf = kernel.vmlinux.as_ref().filter(|_| kernel.pvh && fastest == Some(KernelFormat::Elf));
+    // Firecracker enters a kernel without a PVH entry as 64-bit code.
+    let entered = kernel.pvh || capabilities.backend == "Firecracker";
+    let elf = kernel.vmlinux.as_ref().filter(|_| entered && capabilities.kernel_format == Some(KernelFormat::Elf));
     let (path, format) = match elf {
         Some(vmlinux) => (vmlinux.clone(), KernelFormat::Elf),
         None if cfg!(target_arch = "aarch64") => (kernel.image.clone(), KernelFormat::Image),

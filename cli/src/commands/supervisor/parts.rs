@@ -47,7 +47,7 @@ impl Guests {
         let mut config = MachineConfig {
             vcpus: 1,
             memory_mib: 256,
-            kernel: bootable(&kernel, capabilities.kernel_format, &[]),
+            kernel: bootable(&kernel, capabilities, &[]),
             initramfs: initramfs.path,
             disks: vec![Disk { id: "baseline".to_owned(), path: baseline, read_only: true }],
             boot_timeout_ms: 120_000,
