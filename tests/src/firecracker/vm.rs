@@ -109,6 +109,10 @@ impl Vm {
             _ => When::After,
         };
         match (when, self.state) {
+            // Devices could be plugged in, where there is PCI.
+            (When::Before, State::Running | State::Paused) if name.is_some() => {
+                return Answer::fault("PCI is not enabled");
+            }
             (When::Before, State::Running | State::Paused) => {
                 return Answer::fault("The requested operation is not supported after starting the microVM.");
             }

@@ -9,6 +9,7 @@ mod jail;
 mod life;
 mod real;
 mod snapshot;
+mod strict;
 
 use microagent_supervisor_protocol::{CallError, ErrorBody};
 
