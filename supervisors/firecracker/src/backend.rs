@@ -8,8 +8,8 @@ use std::{
 use microagent_base::{durable, process::ProcessId};
 use microagent_shim::{Backend, Confined, LOGGER, Launch, METRICS_PIPE, Program};
 use microagent_supervisor_protocol::{
-    Accelerator, Capabilities, Check, ErrorBody, ErrorCode, Features, Identity, MachineConfig, SnapshotKind, Verb,
-    VsockProvider,
+    Accelerator, Capabilities, Check, ErrorBody, ErrorCode, Features, Identity, MachineConfig, Snapshot, SnapshotKind,
+    Verb, VsockProvider,
 };
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde::Deserialize;
@@ -188,15 +188,19 @@ impl Backend for Firecracker {
         Ok(snapshot::facts(&notes(launch)?, config))
     }
 
+    fn check_snapshot(&self, config: &MachineConfig, wanted: &Snapshot) -> Result<(), ErrorBody> {
+        snapshot::check(config, wanted)
+    }
+
     fn snapshot(
         &self,
         launch: &Launch,
-        config: &MachineConfig,
+        _config: &MachineConfig,
         vmm: ProcessId,
         dir: &Path,
         kind: SnapshotKind,
     ) -> Result<(), ErrorBody> {
-        snapshot::make(&notes(launch)?, config, vmm, dir, kind)
+        snapshot::make(&notes(launch)?, vmm, dir, kind)
     }
 
     fn prepare_restore(&self, launch: &Launch, _config: &MachineConfig, chain: &[PathBuf]) -> Result<(), ErrorBody> {

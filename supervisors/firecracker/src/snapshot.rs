@@ -14,7 +14,7 @@ use std::{
 
 use microagent_base::{durable, process::ProcessId};
 use microagent_shim::MERGED_MEMORY;
-use microagent_supervisor_protocol::{ErrorBody, ErrorCode, MachineConfig, SnapshotKind};
+use microagent_supervisor_protocol::{ErrorBody, ErrorCode, MachineConfig, Snapshot, SnapshotKind};
 use rustix::{
     fs::{OFlags, SeekFrom, copy_file_range, seek, statvfs},
     io::Errno,
@@ -61,20 +61,28 @@ pub(crate) fn facts(notes: &Notes, config: &MachineConfig) -> BTreeMap<String, S
     facts
 }
 
-/// Writes the two files into the directory.
-pub(crate) fn make(
-    notes: &Notes,
-    config: &MachineConfig,
-    vmm: ProcessId,
-    dir: &Path,
-    kind: SnapshotKind,
-) -> Result<(), ErrorBody> {
-    let tracked = config.firecracker.as_ref().is_some_and(|options| options.track_dirty_pages);
-    if kind == SnapshotKind::Diff && !tracked {
+/// Whether the snapshot could be made: pages are tracked where changes alone are wanted, and the disk can hold a full memory, which is all
+/// written.
+pub(crate) fn check(config: &MachineConfig, wanted: &Snapshot) -> Result<(), ErrorBody> {
+    if wanted.kind == SnapshotKind::Diff {
+        if config.firecracker.as_ref().is_some_and(|options| options.track_dirty_pages) {
+            return Ok(());
+        }
         let message = "a snapshot of changes of a machine that was started without `trackDirtyPages`";
         return Err(ErrorBody::new(ErrorCode::UnsupportedConfig, message));
     }
-    check_space(dir, config, kind)?;
+    let dir = wanted.dir.parent().unwrap_or(Path::new("/"));
+    let space = statvfs(dir).map_err(|e| host("cannot ask for free space", &e))?;
+    let (free, needed) = (space.f_bavail.saturating_mul(space.f_frsize), config.memory_mib << 20);
+    if free < needed {
+        let message = format!("the snapshot needs {needed} bytes, and {} has {free} left", dir.display());
+        return Err(ErrorBody::new(ErrorCode::DiskFull, message));
+    }
+    Ok(())
+}
+
+/// Writes the two files into the directory.
+pub(crate) fn make(notes: &Notes, vmm: ProcessId, dir: &Path, kind: SnapshotKind) -> Result<(), ErrorBody> {
     power::stand_still(vmm)?;
     let (told, written) = match &notes.jail {
         Some(jail) => {
@@ -136,17 +144,6 @@ fn regular(path: &Path) -> io::Result<File> {
         .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
         .open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other(format!("{} is no file", path.display()))) }
-}
-
-/// A full memory is all written; a disk that cannot hold it is found before the machine stands still for it.
-fn check_space(dir: &Path, config: &MachineConfig, kind: SnapshotKind) -> Result<(), ErrorBody> {
-    let space = statvfs(dir).map_err(|e| host("cannot ask for free space", &e))?;
-    let (free, needed) = (space.f_bavail.saturating_mul(space.f_frsize), config.memory_mib << 20);
-    if kind == SnapshotKind::Full && free < needed {
-        let message = format!("the snapshot needs {needed} bytes, and {} has {free} left", dir.display());
-        return Err(ErrorBody::new(ErrorCode::DiskFull, message));
-    }
-    Ok(())
 }
 
 fn full_disk(error: ApiError) -> ErrorBody {

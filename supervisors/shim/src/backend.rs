@@ -7,7 +7,7 @@ use std::{
 
 use microagent_base::process::ProcessId;
 use microagent_supervisor_protocol::{
-    Accelerator, Capabilities, Check, ErrorBody, ErrorCode, Identity, MachineConfig, SnapshotKind, Verb,
+    Accelerator, Capabilities, Check, ErrorBody, ErrorCode, Identity, MachineConfig, Snapshot, SnapshotKind, Verb,
 };
 use serde::{Deserialize, Serialize};
 
@@ -69,11 +69,19 @@ pub trait Backend: Sync {
         Ok(BTreeMap::new())
     }
 
+    /// Whether the snapshot could be made, before the machine stands still for it.
+    ///
+    /// # Errors
+    /// Why not.
+    fn check_snapshot(&self, _config: &MachineConfig, _wanted: &Snapshot) -> Result<(), ErrorBody> {
+        Err(no_snapshots(self.name()))
+    }
+
     /// Writes memory and devices of the machine, which stands still, to files in the directory, which is empty. Called by the shim, in
     /// the machine's directory. The machine stands still afterwards too.
     ///
     /// # Errors
-    /// When they cannot be written; the machine is as before.
+    /// When they cannot be written. The machine stands still then too; its guest's connections may be lost.
     fn snapshot(
         &self,
         _launch: &Launch,

@@ -1,7 +1,8 @@
 //! The shim's connection to guest-init.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Read},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, mpsc::SyncSender},
@@ -225,10 +226,7 @@ pub(crate) fn shutdown(far: Far, grace_seconds: u32, signals: SyncSender<Signal>
 
 fn seed() -> io::Result<Vec<u8>> {
     let mut seed = vec![0; SEED];
-    let mut have = 0;
-    while have < SEED {
-        have += rustix::rand::getrandom(&mut seed[have..], rustix::rand::GetRandomFlags::empty())?;
-    }
+    File::open("/dev/urandom")?.read_exact(&mut seed)?;
     Ok(seed)
 }
 

@@ -85,10 +85,12 @@ impl Shim<'_> {
             return Err(ErrorBody::new(ErrorCode::MachineNotRunning, "the machine is Quarantined"));
         }
         snapshot::check_target(&wanted.dir)?;
+        self.backend.check_snapshot(&self.config, wanted)?;
         self.bridge.hold();
-        let made = self.set_paused(true, now).and_then(|()| self.write_snapshot(wanted));
-        if made.is_ok() {
-            // The VMM has reset the device: the guest will close its ends, and tells nobody.
+        let paused = self.set_paused(true, now);
+        let made = paused.clone().and_then(|()| self.write_snapshot(wanted));
+        if paused.is_ok() {
+            // The VMM resets the device before it writes, and also where that fails: the guest will close its ends, and tells nobody.
             self.life.interrupt();
             self.bridge.cut();
             if let Some(line) = self.line.lock().unwrap_or_else(PoisonError::into_inner).take() {

@@ -296,6 +296,8 @@ impl Vm {
         let failed = |e: &dyn std::fmt::Display| format!("Create snapshot error: Cannot write the memory file: {e}");
         let (state, memory) = (inside(text(body, "snapshot_path")), inside(text(body, "mem_file_path")));
         let file = File::create(&memory).map_err(|e| failed(&e))?;
+        // The guest is told that its connections are gone before anything is written.
+        self.reset = true;
         if self.script.fault == Some(Fault::FullDisk) {
             return Err(failed(&"No space left on device (os error 28)"));
         }
@@ -309,7 +311,6 @@ impl Vm {
             let byte = if full { 1 } else { u8::try_from(page + 1).unwrap_or(0) };
             file.write_all_at(&[byte; 4096], u64::from(page) * (1 << 20)).map_err(|e| failed(&e))?;
         }
-        self.reset = true;
         let saved = json!({ "version": self.script.version, "guest": self.script.guest, "set": self.set });
         std::fs::write(state, saved.to_string()).map_err(|e| failed(&e))
     }
