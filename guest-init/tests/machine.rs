@@ -354,6 +354,30 @@ fn a_machine_whose_configurer_left_goes_on_until_it_is_shut_down() {
 }
 
 #[test]
+fn a_machine_that_goes_on_has_a_new_clock_and_tells_again_what_was_not_heard() {
+    let Some(tools) = harness::tools("a_machine_that_goes_on_has_a_new_clock_and_tells_again_what_was_not_heard")
+    else {
+        return;
+    };
+    let disks = Disks::new(tools);
+    let mut vm = disks.boot(tools);
+    let mut before = Session::configure(&vm, &config(sh("trap 'exit 3' TERM; while :; do sleep 0.1; done")));
+    let heard = before.until_started(&vm).events;
+    let mut after = Session::resume(&vm, 2_000_000_000_000_000_000, 1);
+    let again = after.until_started(&vm).events;
+    assert!(matches!(again[0], Event::Resumed { .. }), "{again:?}");
+    assert_eq!(again[1..], heard[1..], "all but the first");
+    assert_eq!(before.until_the_end(&vm).events, [], "the connection before is over");
+    let date = ExecSession::start(&vm, exec("date +%s")).finish().0;
+    assert!(date.trim().parse::<u64>().unwrap() >= 2_000_000_000, "{date}");
+    shut_down(&vm, 30);
+    assert_eq!(after.until_the_end(&vm).workload_exit(), Some(Exit::code(3)));
+    vm.wait_until_off();
+    // Said where the clock or the random numbers could not be set.
+    assert!(!vm.console().contains("after the snapshot"), "{}", vm.console());
+}
+
+#[test]
 fn a_workload_that_takes_all_memory_is_told_as_killed_for_it() {
     let Some(tools) = harness::tools("a_workload_that_takes_all_memory_is_told_as_killed_for_it") else { return };
     let told = Disks::new(tools).run(tools, &config(sh("exec tail /dev/zero")));
