@@ -27,8 +27,8 @@ const JAILER: &str = "MICROAGENT_JAILER";
 /// `assumed`: KVM counts as working without a try, for VMMs that need none.
 const KVM: &str = "MICROAGENT_KVM";
 
-/// Where packages put programs that are for other programs.
-const LIBEXEC: [&str; 2] = ["/usr/libexec/microagent", "/usr/local/libexec/microagent"];
+/// Where packages put programs that are for other programs, seen from the directory of this one.
+const LIBEXEC: &str = "../libexec/microagent";
 
 /// A version of Firecracker, without its patch level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -140,8 +140,10 @@ fn find_jailer(vmm: &Vmm) -> Result<PathBuf, ErrorBody> {
 }
 
 fn packaged(name: &str) -> Option<PathBuf> {
-    let places = beside(name).into_iter().chain(LIBEXEC.iter().map(|dir| Path::new(dir).join(name)));
-    places.into_iter().find(|path| is_executable(path))
+    [name.to_owned(), format!("{LIBEXEC}/{name}")]
+        .iter()
+        .filter_map(|name| beside(name))
+        .find(|path| is_executable(path))
 }
 
 #[cfg(test)]
