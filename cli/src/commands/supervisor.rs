@@ -187,6 +187,6 @@ mod tests {
         /s breaks these promises:
           b: it is so
         ");
-        assert_eq!(row(&report.outcomes[1]), "FAILED   b                                        1.2s  why");
+        assert_eq!(row(&report.outcomes[1]), "FAILED   b                                      1.23 s  why");
     }
 }
