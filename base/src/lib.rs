@@ -2,6 +2,8 @@
 //! and the identity of processes. Nothing here knows of workspaces, images or machines.
 
 mod causes;
+#[cfg(target_os = "macos")]
+pub mod darwin;
 pub mod digest;
 pub mod durable;
 pub mod lock;

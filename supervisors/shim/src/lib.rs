@@ -47,6 +47,7 @@ mod outputs;
 mod planned;
 pub mod program;
 mod record;
+pub mod relay;
 mod run;
 mod timers;
 mod verbs;

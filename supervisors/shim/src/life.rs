@@ -224,7 +224,7 @@ impl Life {
                 _ => return wrong("OutputStarted"),
             },
             // The shim's own words are of the file: see `output`.
-            Event::OutputFinished { .. } => return wrong("OutputFinished"),
+            Event::OutputFinished { .. } | Event::Resumed { .. } => return wrong("OutputFinished"),
             Event::Failed { code, message, at_ms } => {
                 if stage > Stage::Workload {
                     return wrong("Failed");
