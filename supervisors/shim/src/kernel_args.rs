@@ -33,6 +33,15 @@ const ALWAYS: [Arg; 6] = [
     },
 ];
 
+/// Those that are about the serial port of an x86 VMM.
+const UART: [&str; 2] = ["console=ttyS0", "8250.nr_uarts=1"];
+
+/// The words of every machine, also of one whose console is no serial port.
+#[must_use]
+pub fn words_without_uart() -> Vec<String> {
+    ALWAYS.iter().map(|a| a.word).filter(|word| !UART.contains(word)).map(str::to_owned).collect()
+}
+
 /// The words of every machine, then those of this VMM.
 #[must_use]
 pub fn words(of_vmm: &[Arg]) -> Vec<String> {
