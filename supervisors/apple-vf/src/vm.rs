@@ -4,11 +4,12 @@ mod power;
 mod relay;
 
 use std::{
+    fs, io,
     os::unix::net::{UnixListener, UnixStream},
     path::Path,
     process::ExitCode,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{RecvTimeoutError, Sender, channel},
     },
     thread,
@@ -29,6 +30,9 @@ use power::Wish;
 /// How long the shim may take to say what the machine is: it does so as soon as the socket is there.
 const CONFIGURED: Duration = Duration::from_secs(60);
 
+/// The socket's name until it takes connections. Like all that end so, it goes with the machine.
+const NEW_SOCKET: &str = "vm.new.sock";
+
 /// Between two looks at an owner that lives. Its end is heard of at once; this only bounds one wait.
 const OWNER: Duration = Duration::from_secs(3600);
 
@@ -43,7 +47,7 @@ enum Over {
 
 /// The VMM's `main`.
 pub(crate) fn main(framework: &'static dyn Framework) -> ExitCode {
-    let listener = match UnixListener::bind(SOCKET) {
+    let listener = match listen() {
         Ok(listener) => listener,
         Err(e) => {
             eprintln!("cannot serve {SOCKET}: {e}");
@@ -85,6 +89,13 @@ pub(crate) fn main(framework: &'static dyn Framework) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Makes the socket. It is there under its name once it takes connections: the shim, who waits for it, connects at once.
+fn listen() -> io::Result<UnixListener> {
+    let listener = UnixListener::bind(NEW_SOCKET)?;
+    fs::rename(NEW_SOCKET, SOCKET)?;
+    Ok(listener)
 }
 
 struct Vmm {
@@ -140,7 +151,7 @@ impl Vmm {
     }
 
     /// Has this process end with its owner, however that ends.
-    fn end_with(&self, owner: ProcessId) -> std::io::Result<()> {
+    fn end_with(&self, owner: ProcessId) -> io::Result<()> {
         let told = self.told.clone();
         thread::Builder::new().name("owner".to_owned()).stack_size(STACK).spawn(move || {
             loop {
@@ -158,7 +169,7 @@ impl Vmm {
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arc<dyn VirtualMachine>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<dyn VirtualMachine>>> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
