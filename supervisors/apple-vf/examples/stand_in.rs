@@ -2,7 +2,7 @@
 //!
 //! It is as strict as the framework: a machine can only do what its state allows, files are opened when the machine is made, and a guest
 //! that stands still answers nobody. How the guest behaves is said on its command line, for nothing else reaches the VMM:
-//! `stand-in.guest=MODE` (see [`microagent_tests::guest`], and `crash`, `panic`), `stand-in.fault=start|pause|create`.
+//! `stand-in.guest=MODE` (see [`microagent_tests::guest`], and `crash`), `stand-in.fault=start|pause|create`.
 
 #![allow(clippy::unwrap_used, reason = "a stand-in fails its test by panicking")]
 
@@ -195,10 +195,6 @@ fn live(mode: &str, shared: &Arc<Shared>, connections: &Receiver<UnixStream>) {
     match mode {
         "silent" => return,
         "crash" => return shared.end(End::Failed("the virtual machine stopped unexpectedly".to_owned())),
-        "panic" => {
-            say("[    0.123456] Kernel panic - not syncing: No working init found.");
-            return shared.end(End::GuestStopped);
-        }
         _ => say(LISTENING_LINE),
     }
     let accept = || match connections.recv() {

@@ -33,13 +33,10 @@ const ALWAYS: [Arg; 6] = [
     },
 ];
 
-/// Those that are about the serial port of an x86 VMM.
-const UART: [&str; 2] = ["console=ttyS0", "8250.nr_uarts=1"];
-
-/// The words of every machine, also of one whose console is no serial port.
+/// The words of every machine but these, for a VMM whose machines are not like the others.
 #[must_use]
-pub fn words_without_uart() -> Vec<String> {
-    ALWAYS.iter().map(|a| a.word).filter(|word| !UART.contains(word)).map(str::to_owned).collect()
+pub fn words_but(without: &[&str]) -> Vec<String> {
+    ALWAYS.iter().map(|a| a.word).filter(|word| !without.contains(word)).map(str::to_owned).collect()
 }
 
 /// The words of every machine, then those of this VMM.

@@ -26,8 +26,7 @@ pub(super) fn held() -> Result<String, ErrorBody> {
         return Ok(format!("this executable has {NAME}"));
     }
     let message = format!("this executable is not signed with the entitlement {NAME}");
-    let remediation =
-        "sign it: codesign --force --entitlements supervisors/apple-vf/entitlements.plist -s - PATH".to_owned();
+    let remediation = "install a release that is signed, or sign it as docs/apple-vf.md says".to_owned();
     Err(ErrorBody { remediation, ..ErrorBody::new(ErrorCode::PermissionDenied, message) })
 }
 

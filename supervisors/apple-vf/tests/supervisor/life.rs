@@ -117,14 +117,6 @@ fn a_machine_that_the_framework_ends_is_told_with_its_words() {
 }
 
 #[test]
-fn a_kernel_that_panics_is_told_in_its_words() {
-    let host = Host::new(&["stand-in.guest=panic"]);
-    host.start().unwrap();
-    let failure = host.ended().failure.unwrap();
-    assert!(failure.message.contains("No working init found"), "{failure:?}");
-}
-
-#[test]
 fn a_guest_that_cannot_be_asked_hears_the_power_button() {
     let host = Host::new(&["stand-in.guest=deaf"]).running();
     let ended = host.halt(1);
