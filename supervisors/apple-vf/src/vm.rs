@@ -9,7 +9,7 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         mpsc::{RecvTimeoutError, Sender, channel},
     },
     thread,
@@ -26,12 +26,16 @@ use crate::{
     machine::Machine,
 };
 use power::Wish;
+use relay::Relay;
 
 /// How long the shim may take to say what the machine is: it does so as soon as the socket is there.
 const CONFIGURED: Duration = Duration::from_secs(60);
 
 /// The socket's name until it takes connections. Like all that end so, it goes with the machine.
 const NEW_SOCKET: &str = "vm.new.sock";
+
+/// How long what a guest said last may take to reach its clients. The framework closes the guest's ends with the machine.
+const IN_FLIGHT: Duration = Duration::from_millis(500);
 
 /// Between two looks at an owner that lives. Its end is heard of at once; this only bounds one wait.
 const OWNER: Duration = Duration::from_secs(3600);
@@ -55,7 +59,7 @@ pub(crate) fn main(framework: &'static dyn Framework) -> ExitCode {
         }
     };
     let (told, over) = channel();
-    let vmm = Arc::new(Vmm { framework, told, machine: Mutex::new(None) });
+    let vmm = Arc::new(Vmm { framework, told, machine: Mutex::new(None), relay: OnceLock::new() });
     let serving = Arc::clone(&vmm);
     let served = thread::Builder::new().name("control".to_owned()).spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -75,7 +79,11 @@ pub(crate) fn main(framework: &'static dyn Framework) -> ExitCode {
         first => first.ok(),
     };
     match first {
-        Some(Over::Machine(End::GuestStopped)) => ExitCode::SUCCESS,
+        Some(Over::Machine(End::GuestStopped)) => {
+            // What the guest said last is on its way still.
+            let _ = vmm.relay.get().map(|relay| relay.wait_until_heard(IN_FLIGHT));
+            ExitCode::SUCCESS
+        }
         Some(Over::Machine(End::Failed(why))) => {
             eprintln!("Virtualization.framework ended the machine: {why}");
             ExitCode::FAILURE
@@ -102,6 +110,7 @@ struct Vmm {
     framework: &'static dyn Framework,
     told: Sender<Over>,
     machine: Mutex<Option<Arc<dyn VirtualMachine>>>,
+    relay: OnceLock<Relay>,
 }
 
 impl Vmm {
@@ -144,8 +153,9 @@ impl Vmm {
         });
         heard.map_err(|e| failed("cannot start a thread", &e))?;
         // Who is answered that the machine runs finds the socket.
-        relay::serve(Path::new(GUEST_SOCKET), Arc::clone(&created))
-            .map_err(|e| failed("cannot serve guest.sock", &e))?;
+        let relay = Relay::new(Arc::clone(&created));
+        relay.serve(Path::new(GUEST_SOCKET)).map_err(|e| failed("cannot serve guest.sock", &e))?;
+        let _ = self.relay.set(relay);
         *here = Some(Arc::clone(&created));
         created.start().map_err(|why| failed("Virtualization.framework does not start the machine", &why))
     }

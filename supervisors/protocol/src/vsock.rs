@@ -29,9 +29,9 @@ const MAX_ANSWER: usize = 32;
 /// not answer; `InvalidData` for an answer outside the handshake.
 pub fn connect(socket: &Path, port: u32, timeout: Duration) -> io::Result<UnixStream> {
     let stream = connect_within(socket, timeout)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
     // One that closes each connection at once may have done so by now.
+    stream.set_read_timeout(Some(timeout)).map_err(refused)?;
+    stream.set_write_timeout(Some(timeout)).map_err(refused)?;
     (&stream).write_all(format!("CONNECT {port}\n").as_bytes()).map_err(refused)?;
     await_answer(&stream)?;
     stream.set_read_timeout(None)?;
@@ -67,11 +67,11 @@ pub fn await_answer(mut stream: &UnixStream) -> io::Result<()> {
 /// A connection that was closed without an answer is one that was refused.
 fn refused(error: io::Error) -> io::Error {
     match error.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-            io::Error::new(io::ErrorKind::ConnectionRefused, "nothing listens on the guest's port")
-        }
-        _ => error,
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {}
+        _ if platform::tells_of_hang_up(&error) => {}
+        _ => return error,
     }
+    io::Error::new(io::ErrorKind::ConnectionRefused, "nothing listens on the guest's port")
 }
 
 /// Connects to a Unix socket whose path may be longer than an address can hold, where the system has a way to that.

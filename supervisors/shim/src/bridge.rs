@@ -130,7 +130,7 @@ impl Bridge {
         }
         client.set_read_timeout(None)?;
         (&mut &*client).write_all(format!("OK {port}\n").as_bytes())?;
-        relay::both_ways(client, &guest, &|| self.activity.note())
+        relay::both_ways(client, &guest, &|| self.activity.note(), || {})
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -42,11 +42,16 @@ pub fn asked_port(client: &mut impl Read) -> io::Result<u32> {
 }
 
 /// Copies both ways until both are done. An end of one way is carried over and leaves the other way open; a client that left takes the
-/// guest's end with it. `note` is told of each piece that comes.
+/// guest's end with it. `note` is told of each piece that comes, and `heard` when the guest has said its last.
 ///
 /// # Errors
 /// When there is no other thread to be had.
-pub fn both_ways(client: &UnixStream, guest: &UnixStream, note: &(impl Fn() + Sync)) -> io::Result<()> {
+pub fn both_ways(
+    client: &UnixStream,
+    guest: &UnixStream,
+    note: &(impl Fn() + Sync),
+    heard: impl FnOnce(),
+) -> io::Result<()> {
     thread::scope(|scope| {
         let up = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || {
             copy(client, guest, note);
@@ -57,6 +62,7 @@ pub fn both_ways(client: &UnixStream, guest: &UnixStream, note: &(impl Fn() + Sy
         if up.is_ok() {
             copy(guest, client, note);
         }
+        heard();
         up.map(drop)
     })
 }

@@ -32,3 +32,8 @@ pub fn short_path(socket: &Path) -> io::Result<(PathBuf, Option<File>)> {
     let why = format!("{} has {length} bytes, and the path of a socket at most {MAX_SOCKET_PATH}", socket.display());
     Err(io::Error::new(io::ErrorKind::InvalidFilename, why))
 }
+
+/// Whether an error of setsockopt(2) says that the other end has left: `EINVAL` does here.
+pub(super) fn tells_of_hang_up(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidInput
+}
