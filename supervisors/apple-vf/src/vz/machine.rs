@@ -7,7 +7,7 @@ use std::{
         Arc,
         mpsc::{RecvTimeoutError, channel, sync_channel},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use block2::{DynBlock, RcBlock};
@@ -102,6 +102,7 @@ impl AppleMachine {
         patience: Duration,
         ask: impl FnOnce(&VZVirtualMachine, &Completion) + Send + 'static,
     ) -> Result<(), String> {
+        let until = Instant::now() + patience;
         let (done, answered) = channel();
         self.on_queue(patience, move |machine| {
             let block = RcBlock::new(move |error: *mut NSError| {
@@ -110,7 +111,7 @@ impl AppleMachine {
             });
             ask(machine, &block);
         })?;
-        match answered.recv_timeout(patience) {
+        match answered.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(None) => Ok(()),
             Ok(Some(why)) => Err(why),
             Err(e) => Err(unanswered(e, patience)),
