@@ -44,7 +44,6 @@ pub mod kvm;
 mod life;
 mod log;
 mod outputs;
-mod planned;
 pub mod program;
 mod record;
 pub mod relay;
@@ -62,5 +61,4 @@ pub use confine::Bind;
 pub use dir::{
     CONSOLE_LOG, GUEST_SOCKET, JAIL, LOGGER, MACHINE_RECORD, METRICS, METRICS_PIPE, VSOCK_SOCKET, WORKLOAD_LOG,
 };
-pub use planned::Planned;
 pub use record::Record;
