@@ -1,6 +1,7 @@
-//! What every host-side crate of microagent shares: durable writes, file locks, digests, progress
+//! What every host-side crate of microagent shares: durable writes, bounded reads, file locks, digests, progress
 //! and the identity of processes. Nothing here knows of workspaces, images or machines.
 
+pub mod bounded;
 mod causes;
 #[cfg(target_os = "macos")]
 pub mod darwin;

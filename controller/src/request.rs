@@ -4,16 +4,14 @@
 //! A controller that acts must remember the token before it removes the file: a request that is found again after a crash is then
 //! known, and one restart is made of it.
 
-use std::{
-    fs::{self, File},
-    io::{self, Read},
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::PathBuf};
 
 use jiff::Timestamp;
-use microagent_base::durable::{self, DurableError};
+use microagent_base::{
+    bounded,
+    durable::{self, DurableError},
+};
 use microagent_crds::name::{check_name, check_namespace};
-use rustix::fs::{Mode, OFlags, open};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -86,15 +84,14 @@ pub fn write(paths: &Paths, key: &Key, request: &RestartRequest) -> Result<(), R
 /// The file cannot be read, or is no request.
 pub fn read(paths: &Paths, key: &Key) -> Result<Option<RestartRequest>, RequestError> {
     let path = paths.restart_request(key);
-    let bytes = match bounded(&path) {
+    let bytes = match bounded::read(&path, MAX_BYTES) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::FileTooLarge => {
+            return Err(RequestError::Foreign { path, why: e.to_string() });
+        }
         Err(source) => return Err(RequestError::Read { path, source }),
     };
-    if bytes.len() as u64 > MAX_BYTES {
-        let why = format!("it has more than {MAX_BYTES} bytes");
-        return Err(RequestError::Foreign { path, why });
-    }
     match serde_json::from_slice(&bytes) {
         Ok(request) => Ok(Some(request)),
         Err(e) => Err(RequestError::Foreign { path, why: e.to_string() }),
@@ -144,17 +141,6 @@ pub fn keys(paths: &Paths) -> Result<Vec<Key>, RequestError> {
 fn key(file: &str) -> Option<Key> {
     let (namespace, name) = file.strip_suffix(".json")?.split_once('.')?;
     (check_namespace(namespace).is_ok() && check_name(name).is_ok()).then(|| Key::new(namespace, name))
-}
-
-fn bounded(path: &Path) -> io::Result<Vec<u8>> {
-    // A pipe in its place must not be waited for.
-    let file = File::from(open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?);
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -234,7 +220,7 @@ mod tests {
         fs::create_dir_all(&path).unwrap();
         assert!(read(&paths, &key).unwrap_err().to_string().contains("not a regular file"));
         fs::remove_dir(&path).unwrap();
-        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         assert!(read(&paths, &key).unwrap_err().to_string().contains("not a regular file"));
     }
 

@@ -48,7 +48,7 @@ pub fn unsupported() -> String {
     for one in UNSUPPORTED {
         let values =
             if one.values.is_empty() { "any".to_owned() } else { format!("`{}`", one.values.replace(", ", "`, `")) };
-        let only = if one.only.is_some() { " (in a file)" } else { "" };
+        let only = one.only.map_or_else(String::new, |only| format!(" ({})", only.place()));
         table.push_str(&format!("| `{}`{only} | {values} | {} |\n", one.field, one.instead));
     }
     table

@@ -8,6 +8,10 @@ pub const AGENT_ACCOUNT: &str = "microagent-agent";
 /// The service account of placement.
 pub const PLACEMENT_ACCOUNT: &str = "microagent-placement";
 
+/// The ClusterRole that lets the node agents read Secrets: bound to nobody but by a RoleBinding in each namespace whose workspaces
+/// use some.
+pub const AGENT_SECRETS_ROLE: &str = "microagent-agent-secrets";
+
 /// The field manager of what a node agent applies: the status of its workspaces, labels and annotations of its node.
 pub const AGENT_MANAGER: &str = "microagent-agent";
 /// The field manager of what placement applies: the condition `Scheduled`, and reservation Pods.

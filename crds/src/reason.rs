@@ -155,6 +155,8 @@ reasons! {
     RegistryThrottled,
     /// The Docker configuration with the registry's login cannot be read, or its credential helper fails.
     CredentialsUnreadable,
+    /// A Secret, a file or a variable that the workspace takes a value from is missing, cannot be read or has no such value.
+    SecretUnavailable,
     /// What was downloaded does not have the digest it must have.
     DigestMismatch,
     /// A layer ends too early.

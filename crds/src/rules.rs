@@ -15,6 +15,16 @@ pub(crate) const LABEL: (&str, &str) = (
     "must be lower-case letters, digits and `-`, starting and ending with a letter or digit",
 );
 
+/// The name of an object of Kubernetes: an RFC 1123 subdomain. It becomes a part of a URL.
+pub(crate) const OBJECT_NAME: (&str, &str) = (
+    "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
+    "must be lower-case letters, digits, `-` and `.`, starting and ending with a letter or digit",
+);
+
+/// A key of a Secret or a ConfigMap.
+pub(crate) const OBJECT_KEY: (&str, &str) =
+    ("self.matches('^[-._a-zA-Z0-9]+$')", "must be letters, digits, `-`, `_` and `.`");
+
 /// Names in a list, each once.
 pub(crate) const UNIQUE_NAMES: (&str, &str) =
     ("self.all(a, self.exists_one(b, b.name == a.name))", "every entry must have a name of its own");

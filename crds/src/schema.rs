@@ -37,7 +37,13 @@ pub fn openapi() -> &'static Value {
     })
 }
 
-/// The CustomResourceDefinition that is installed: the derived one, with two things made better.
+/// The `status.observedGeneration` of an object that no controller has looked at. Real ones begin at 1.
+pub const UNSEEN: i64 = -1;
+
+/// The CustomResourceDefinition that is installed: the derived one, with three things made better.
+///
+/// A workspace that nobody has looked at yet is shown with [`UNSEEN`] for its generation. Tools that know nothing of workspaces
+/// (kstatus) take an object without any status for finished, and one whose generation was not seen for one that is worked on.
 ///
 /// `nullable` is taken away, so that the API server drops a `null` as if the field were absent, as reading a file does;
 /// with it, `has()` in a rule would see the field. Descriptions lose the line breaks of the source.
@@ -50,6 +56,7 @@ pub fn crd() -> CustomResourceDefinition {
         };
         if let Ok(mut value) = serde_json::to_value(&*schema) {
             tidy(&mut value);
+            value["properties"]["status"]["default"] = json!({ "observedGeneration": UNSEEN });
             if let Ok(tidied) = serde_json::from_value(value) {
                 *schema = tidied;
             }

@@ -56,6 +56,12 @@ use crate::{
     || (has(self.placement) && self.placement.onNodeLost == 'Reschedule')")
     .message("`nodeName` cannot be changed once it is set: the machine and its disks are on that node; \
     with `placement.onNodeLost: Reschedule` it can, and the workspace begins anew").field_path(".nodeName"))]
+#[x_kube(validation = Rule::new("!has(self.secrets) || !has(self.env) \
+    || self.secrets.all(s, !has(s.env) || !self.env.exists(v, v.name == s.env))")
+    .message("a variable is either in `env` or in `secrets`").field_path(".secrets"))]
+#[x_kube(validation = Rule::new("!has(self.secrets) || !has(self.files) \
+    || self.secrets.all(s, !has(s.path) || !self.files.exists(f, f.path == s.path))")
+    .message("a path is either in `files` or in `secrets`").field_path(".secrets"))]
 pub struct WorkspaceSpec {
     /// The OCI image whose tree becomes the root disk: a reference (`registry/repository:tag`, `…@sha256:…`), or on the
     /// host `oci-layout:DIR[:tag]`, `oci-archive:FILE`, `docker-archive:FILE`.
@@ -65,7 +71,8 @@ pub struct WorkspaceSpec {
     /// When the registry is asked: `IfNotPresent` (default), `Always` (each start), `Never`.
     #[serde(default)]
     pub image_pull_policy: PullPolicy,
-    /// Secrets with the registry's credentials, in the workspace's namespace (Kubernetes only).
+    /// Secrets of type `kubernetes.io/dockerconfigjson` or `kubernetes.io/dockercfg` in the workspace's namespace with logins to
+    /// registries; the first that has the image's is used (Kubernetes only).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub image_pull_secrets: Vec<LocalObject>,
@@ -82,7 +89,7 @@ pub struct WorkspaceSpec {
     pub backend: Backend,
     /// Whether the CPU itself must run the machine's instructions: `Preferred` (default) falls back to translation (TCG), which is
     /// many times slower and whose isolation QEMU does not vouch for; `Required` never does.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Acceleration::is_preferred")]
     pub acceleration: Acceleration,
     /// The kernel that boots the machine.
     #[serde(default)]
@@ -139,6 +146,10 @@ pub struct WorkspaceSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(validation = rules::UNIQUE_NAMES)]
+    #[x_kube(validation = ("self.all(a, !has(a.env) || self.exists_one(b, has(b.env) && b.env == a.env))",
+        "every secret must have a variable of its own"))]
+    #[x_kube(validation = ("self.all(a, !has(a.path) || self.exists_one(b, has(b.path) && b.path == a.path))",
+        "every secret must have a path of its own"))]
     pub secrets: Vec<SecretSpec>,
     /// What the machine can reach, and what can reach it. Default: nothing.
     #[serde(default)]
@@ -258,6 +269,14 @@ pub enum Acceleration {
     Preferred,
     /// The machine is not started where only a translator could run it.
     Required,
+}
+
+impl Acceleration {
+    /// What is so is not written, so that specs are the same text as before there was the field.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    fn is_preferred(&self) -> bool {
+        *self == Self::Preferred
+    }
 }
 
 /// A command of the setup.

@@ -9,6 +9,7 @@ use crate::{
     kernel::KernelSource,
     network::NetworkMode,
     resources::RootDiskMode,
+    secrets::SecretSource,
     spec::{Backend, WorkspaceSpec},
 };
 
@@ -55,9 +56,13 @@ pub const UNSUPPORTED: &[Unsupported] = &[
         "convert it with `skopeo copy docker-archive:FILE oci-archive:FILE2` and use oci-archive:",
         |s| field(s.image.starts_with("docker-archive:"), "spec.image"),
     ),
-    all("spec.imagePullSecrets", "", "remove it, and log in on the host: the Docker config file there is used", |s| {
-        field(!s.image_pull_secrets.is_empty(), "spec.imagePullSecrets")
-    }),
+    Unsupported {
+        field: "spec.imagePullSecrets",
+        values: "",
+        instead: "remove it, and log in on the host: the Docker config file there is used",
+        only: Some(Origin::Folder),
+        find: |s| field(!s.image_pull_secrets.is_empty(), "spec.imagePullSecrets"),
+    },
     all("spec.backend", "AppleVf", "use `Auto`, `Firecracker` or `Qemu`", |s| {
         field(s.backend == Backend::AppleVf, "spec.backend")
     }),
@@ -92,9 +97,20 @@ pub const UNSUPPORTED: &[Unsupported] = &[
             at.map(|nth| format!("spec.disks[{nth}].source.bundle"))
         },
     ),
-    all("spec.secrets", "", "remove it; until it is supported, give the workload nothing secret", |s| {
-        field(!s.secrets.is_empty(), "spec.secrets")
-    }),
+    Unsupported {
+        field: "spec.secrets[].from.secretKeyRef",
+        values: "",
+        instead: "use `file` or `env`: a folder has no Secrets",
+        only: Some(Origin::Folder),
+        find: |s| secret(s, "secretKeyRef", |from| from.secret_key_ref.is_some()),
+    },
+    Unsupported {
+        field: "spec.secrets[].from.env",
+        values: "",
+        instead: "use `secretKeyRef`: the environment is that of the node's agent",
+        only: Some(Origin::Kubernetes),
+        find: |s| secret(s, "env", |from| from.env.is_some()),
+    },
     all("spec.network.mode", "Mediated, User", "use `None`", |s| {
         field(s.network.mode != NetworkMode::None, "spec.network.mode")
     }),
@@ -142,11 +158,28 @@ fn field(is_used: bool, path: &str) -> Option<String> {
     is_used.then(|| path.to_owned())
 }
 
+/// The place of the first secret whose source is so.
+fn secret(spec: &WorkspaceSpec, source: &str, is_used: fn(&SecretSource) -> bool) -> Option<String> {
+    let at = spec.secrets.iter().position(|secret| is_used(&secret.from));
+    at.map(|nth| format!("spec.secrets[{nth}].from.{source}"))
+}
+
+impl Origin {
+    /// Where such a manifest stands.
+    #[must_use]
+    pub fn place(self) -> &'static str {
+        match self {
+            Self::Folder => "in a file",
+            Self::Kubernetes => "in a cluster",
+        }
+    }
+}
+
 impl Unsupported {
     /// What is not supported, as a sentence without its end.
     #[must_use]
     pub fn message(&self) -> String {
-        let origin = if self.only == Some(Origin::Folder) { " for a manifest in a file" } else { "" };
+        let origin = self.only.map_or_else(String::new, |only| format!(" for a manifest {}", only.place()));
         match self.values {
             "" => format!("`{}` is not supported yet{origin}", self.field),
             values => format!("`{}` is not supported yet with {}{origin}", self.field, values.replace(", ", " or ")),

@@ -6,7 +6,12 @@
 mod cases;
 
 use cases::{HEAD, with_spec};
-use microagent_crds::{Reason, Workspace, manifest::MAX_FILE_BYTES, parse};
+use microagent_crds::{
+    Reason, Workspace,
+    manifest::{self, MAX_FILE_BYTES},
+    parse,
+    unsupported::{Origin, UNSUPPORTED},
+};
 
 fn errors(text: &str) -> String {
     let errors = parse(text, "ws.yaml").into_iter().filter_map(Result::err);
@@ -76,9 +81,22 @@ fn what_cannot_be_done_yet_is_refused_by_name() {
 #[test]
 fn everything_in_the_table_has_a_golden_refusal() {
     let golden = include_str!("snapshots/errors__unsupported.snap");
-    for one in microagent_crds::unsupported::UNSUPPORTED {
+    // What only a cluster refuses stands in no file.
+    for one in UNSUPPORTED.iter().filter(|one| one.only != Some(Origin::Kubernetes)) {
         assert!(golden.contains(&one.message()), "no golden refusal for {}", one.field);
     }
+}
+
+#[test]
+fn the_environment_of_an_agent_is_not_for_workspaces_of_a_cluster() {
+    let spec = |from| serde_json::json!({ "image": "a", "secrets": [{ "name": "a", "env": "A", "from": from }] });
+    let read = |from| manifest::from_object("team/a", ("team", "a"), &spec(from)).map_err(Box::new);
+    let error = read(serde_json::json!({ "env": "A" })).unwrap_err();
+    assert_eq!(error.reason(), Reason::NotSupported);
+    let text = error.to_string();
+    assert!(text.contains("spec.secrets[0].from.env") && text.contains("in a cluster"), "{text}");
+    assert!(text.contains("secretKeyRef"), "{text}");
+    read(serde_json::json!({ "secretKeyRef": { "name": "a", "key": "k" } })).unwrap();
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::{
     error::Error,
     machine::Machine,
     peer::Peer,
+    secrets,
     stream::{FromHost, ToHost, hear_out},
     user::Database,
 };
@@ -25,7 +26,7 @@ const ROOT: &str = "/";
 pub(crate) fn out(machine: &Machine, socket: OwnedFd, request: &CopyOut) {
     serve(machine, socket, false, |peer, _| {
         let failed = |source| Error::NotCopied { path: request.path.clone(), source };
-        let reading = Reading { follow: request.follow, only_disks: true };
+        let reading = Reading { follow: request.follow, only_disks: true, without: secrets::device() };
         let source = Source::open(Path::new(ROOT), path(&request.path)?, reading).map_err(failed)?;
         let mut to = ToHost::new(peer);
         let problems = source.write(&mut to).and_then(|problems| to.flush().map(|()| problems));

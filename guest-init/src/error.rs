@@ -34,6 +34,9 @@ pub(crate) enum Error {
     /// A file of the configuration, or of ours.
     #[error("cannot write the file {path}: {doing}: {source}")]
     FileFailed { path: PathBuf, doing: &'static str, source: io::Error },
+    /// A secret that is to be a file. Only its name is told.
+    #[error("cannot put the secret {name} at {path}: {doing}: {source}")]
+    SecretFailed { name: String, path: PathBuf, doing: &'static str, source: io::Error },
     /// A user that the image does not have.
     #[error("the user {user:?} is not in the image's /etc/passwd: use a name that is, or a number")]
     UserNotFound { user: String },
@@ -83,6 +86,7 @@ impl Error {
             Self::DiskNotFound { .. } => "DiskNotFound",
             Self::MountFailed { .. } => "MountFailed",
             Self::FileFailed { .. } => "FileFailed",
+            Self::SecretFailed { .. } => "SecretFailed",
             Self::UserNotFound { .. } => "UserNotFound",
             Self::GroupNotFound { .. } => "GroupNotFound",
             Self::WorkingDirectoryFailed { .. } => "WorkingDirectoryFailed",

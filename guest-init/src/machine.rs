@@ -115,10 +115,15 @@ impl Machine {
         self.lock().grace = grace;
     }
 
+    /// Takes what was mounted, also where nothing else comes of it: it is made clean at the end.
+    pub(crate) fn set_disks(&self, disks: Disks) {
+        self.lock().disks = disks;
+    }
+
     /// The root is in place: execs may begin.
-    pub(crate) fn mounted(&self, disks: Disks, env: Vec<EnvVar>) {
+    pub(crate) fn mounted(&self, env: Vec<EnvVar>) {
         let mut state = self.lock();
-        (state.disks, state.env) = (disks, env);
+        state.env = env;
         state.phase = Phase::Mounted;
         self.changed.notify_all();
     }
@@ -230,7 +235,7 @@ mod tests {
         let m = machine();
         assert_eq!(m.begin_exec().unwrap_err().category(), "NotConfigured");
         m.begin_configuration();
-        m.mounted(Disks::default(), Vec::new());
+        m.mounted(Vec::new());
         assert_eq!(m.begin_exec().unwrap().0, 1);
         assert_eq!(m.begin_exec().unwrap().0, 2);
         m.finished();
@@ -243,7 +248,7 @@ mod tests {
         m.begin_configuration();
         std::thread::scope(|scope| {
             let exec = scope.spawn(|| m.begin_exec().is_ok());
-            m.mounted(Disks::default(), Vec::new());
+            m.mounted(Vec::new());
             assert!(exec.join().unwrap());
         });
         m.end_exec();

@@ -25,6 +25,7 @@ mod process;
 mod program;
 mod relay;
 mod root;
+mod secrets;
 mod server;
 mod session;
 mod setup;

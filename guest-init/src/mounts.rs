@@ -12,7 +12,7 @@ use rustix::mount::{MountFlags, mount, mount_bind};
 use crate::{console, error::Error, files};
 
 /// Where guest-init keeps what it tells the workload about the machine.
-const OWN: &str = "/run/microagent";
+pub(crate) const OWN: &str = "/run/microagent";
 
 /// How many directories of the image's `/run` are kept, and how deep: far more than any image has.
 const MAX_RUN: usize = 1024;

@@ -5,17 +5,16 @@ use std::{io::Write, path::Path};
 use microagent_archive::{Reading, Source, in_words};
 use microagent_guest_protocol::{Event, Output};
 
-use crate::{error::Error, peer::Peer, stream::ToHost};
-
-/// Of what is no disk, such as /proc, nothing is an output.
-const READING: Reading = Reading { follow: true, only_disks: true };
+use crate::{error::Error, peer::Peer, secrets, stream::ToHost};
 
 /// Sends each output as a tar stream. What cannot be read is told as the error of its output. A host that is gone ends it.
 pub(crate) fn send(peer: &mut Peer, outputs: &[Output]) {
+    // Of what is no disk, such as /proc, nothing is an output, and no secret is.
+    let reading = Reading { follow: true, only_disks: true, without: secrets::device() };
     for output in outputs {
         peer.event(&Event::OutputStarted { name: output.name.clone() });
         let mut frames = ToHost::new(peer);
-        let error = Source::open(Path::new("/"), Path::new(&output.path), READING)
+        let error = Source::open(Path::new("/"), Path::new(&output.path), reading)
             .and_then(|source| source.write(&mut frames))
             .and_then(|problems| frames.flush().map(|()| in_words(&problems)))
             .unwrap_or_else(|e| Some(format!("{}: {e}", output.path)));

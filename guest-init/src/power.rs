@@ -127,7 +127,6 @@ fn ends_by_restart(command_line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::root::Disks;
     use std::sync::mpsc;
 
     /// A machine in its session, which was told these commands.
@@ -135,7 +134,7 @@ mod tests {
         let (sender, inbox) = mpsc::channel();
         let machine = Machine::new(0, 0, sender);
         machine.begin_configuration();
-        machine.mounted(Disks::default(), Vec::new());
+        machine.mounted(Vec::new());
         commands.into_iter().for_each(|command| machine.command(command));
         wait_for_the_session(&machine, &inbox);
     }

@@ -39,8 +39,15 @@ const OVERLAY_OPTIONS: &str =
 pub(crate) struct Disks {
     /// The writable disk, which has no path any more.
     overlay: Option<OwnedFd>,
-    /// Further disks, in the order in which they were mounted.
+    /// Further disks, and what lies over them, in the order in which they were mounted.
     mounts: Vec<PathBuf>,
+}
+
+impl Disks {
+    /// Notes what was mounted from no disk and may lie on one, which cannot be made clean while it does.
+    pub(crate) fn lies_over(&mut self, path: PathBuf) {
+        self.mounts.push(path);
+    }
 }
 
 /// Makes the root and enters it. Returns also where the record of the setup is.

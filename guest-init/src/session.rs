@@ -15,7 +15,8 @@ use crate::{
     probe,
     process::{self, Input, Role, Running},
     relay::Relay,
-    root,
+    root::{self, Disks},
+    secrets::{self, Placed},
     setup::Record,
     sys,
     user::Database,
@@ -32,7 +33,7 @@ pub(crate) fn run(machine: &Machine, mut peer: Peer, config: &Config) {
     let now = clock::uptime_ms();
     let outcome = check(config).and_then(|()| {
         peer.event(&Event::Configured { init_ms: machine.init_ms, listening_ms: machine.listening_ms, at_ms: now });
-        live(machine, &mut peer, config)
+        live(machine, &mut peer, &secrets::in_environment(config))
     });
     if let Err(e) = outcome {
         fail(&mut peer, &e);
@@ -51,20 +52,17 @@ fn live(machine: &Machine, peer: &mut Peer, config: &Config) -> Result<(), Error
     machine.set_grace(grace(config.grace_seconds));
     clock::set_realtime(config.realtime_ns).map_err(Error::ClockFailed)?;
     let (mut disks, mut record) = root::enter(&config.root)?;
-    mounts::standard()?;
-    crate::cgroup::enable_controllers();
-    mounts::identity(&config.hostname, &config.boot_id)?;
-    root::mount_further(&mut disks, &config.mounts)?;
-    let users = Database::load();
-    for file in &config.files {
-        files::write(file, &users)?;
-    }
-    machine.mounted(disks, config.workload.env.clone());
+    let furnished = furnish(config, &mut disks);
+    machine.set_disks(disks);
+    let placed = furnished?;
+    machine.mounted(config.workload.env.clone());
     peer.event(&Event::Mounted { at_ms: clock::uptime_ms() });
 
     if !set_up(machine, peer, config, &mut record)? {
         return Ok(());
     }
+    // Only now is the user sure to be there: setup may add it.
+    placed.give_to(config.workload.user.as_deref())?;
     let running = start(machine, &config.workload, Role::Workload, "workload")?;
     let pid = running.child.pid().as_raw_nonzero().get().unsigned_abs();
     peer.event(&Event::WorkloadStarted { pid, at_ms: clock::uptime_ms() });
@@ -84,6 +82,19 @@ fn live(machine: &Machine, peer: &mut Peer, config: &Config) -> Result<(), Error
         outputs::send(peer, &config.outputs);
     }
     Ok(())
+}
+
+/// Puts everything in place that is not of the image.
+fn furnish(config: &Config, disks: &mut Disks) -> Result<Placed, Error> {
+    mounts::standard()?;
+    crate::cgroup::enable_controllers();
+    mounts::identity(&config.hostname, &config.boot_id)?;
+    root::mount_further(disks, &config.mounts)?;
+    let users = Database::load();
+    for file in &config.files {
+        files::write(file, &users)?;
+    }
+    secrets::place(&config.secrets, disks)
 }
 
 /// Runs the steps that have not run. False when one failed.
@@ -172,6 +183,7 @@ fn check(config: &Config) -> Result<(), Error> {
         probe::check(&health.probe)?;
     }
     outputs::check(&config.outputs)?;
+    secrets::check(&config.secrets)?;
     let files = config.files.iter().map(|f| ("files.path", &f.path));
     let mounts = config.mounts.iter().map(|m| ("mounts.path", &m.path));
     let directory = config.workload.working_dir.iter().map(|d| ("workload.workingDir", d));

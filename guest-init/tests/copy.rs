@@ -73,7 +73,8 @@ fn get(vm: &Vm, path: &str, follow: bool) -> (Vec<u8>, CopyReply) {
 
 fn packed(path: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let source = Source::open(Path::new("/"), path, Reading { follow: false, only_disks: false }).unwrap();
+    let source =
+        Source::open(Path::new("/"), path, Reading { follow: false, only_disks: false, without: None }).unwrap();
     assert!(source.write(&mut bytes).unwrap().is_empty());
     bytes
 }

@@ -199,6 +199,7 @@ impl<'a> Bench<'a> {
                 root: Root { baseline: 0, overlay: Some(1) },
                 mounts: Vec::new(),
                 files: Vec::new(),
+                secrets: Vec::new(),
                 setup: Vec::new(),
                 workload: Process {
                     argv: vec!["/bin/sleep".to_owned(), "100000".to_owned()],

@@ -8,6 +8,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a harness fails its test by panicking")]
 
+mod audit;
 mod authority;
 mod directory;
 mod kubeconfig;
@@ -17,6 +18,7 @@ mod parts;
 mod port;
 mod process;
 mod programs;
+mod proxy;
 mod wait;
 
 use std::{
@@ -30,15 +32,17 @@ use std::{
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
+pub use self::{
+    audit::Use,
+    kubectl::{Kubectl, Said},
+    proxy::{Asked, Fault, Proxy, Rule},
+    wait::until,
+};
 use self::{
     authority::{Authority, Identity},
     directory::Directory,
     parts::Parts,
     programs::Programs,
-};
-pub use self::{
-    kubectl::{Kubectl, Said},
-    wait::until,
 };
 
 /// The file of the generated CRD.
@@ -49,6 +53,8 @@ const WORKSPACES_CRD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/
 pub struct Settings {
     /// Whether nodes that say nothing for some seconds are marked so and tainted. Off as a rule, as nodes here never say anything.
     pub node_lifecycle: bool,
+    /// Whether each request of a service account is noted, for [`Cluster::audit`].
+    pub audit: bool,
 }
 
 /// A running control plane, ended when dropped.
@@ -233,7 +239,9 @@ impl Cluster {
             let crd = fs::read_to_string(WORKSPACES_CRD).unwrap();
             self.apply(&crd);
             let crd = "crd/workspaces.microagent.dev";
-            let _ = self.admin.ok(["wait", "--for=condition=Established", crd, "--timeout=120s"]);
+            // It ends at once where the CRD has no conditions yet.
+            let wait = ["wait", "--for=condition=Established", crd, "--timeout=120s"];
+            until("the CRD is established", || self.admin.run(wait).status.success());
             until("workspaces are served", || self.admin.run(["get", "workspaces"]).status.success());
         });
     }

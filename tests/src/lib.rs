@@ -9,6 +9,7 @@ pub mod firecracker;
 pub mod guest;
 pub mod host;
 pub mod image_fixture;
+pub mod leaks;
 pub mod qemu;
 pub mod registry;
 

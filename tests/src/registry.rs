@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use microagent_base::Digest;
 use tempfile::TempDir;
 
@@ -31,7 +32,16 @@ pub struct Registry {
     address: String,
     dir: TempDir,
     downloads: Arc<AtomicUsize>,
+    /// What uploads are made with, where it asks for a login.
+    authorization: Option<String>,
 }
+
+/// The only user of a registry that wants a login.
+pub const USER: &str = "puller";
+/// Its password.
+pub const PASSWORD: &str = "pull-only";
+/// The line of an htpasswd file for both, by bcrypt at its least cost.
+const HTPASSWD: &str = "puller:$2y$05$abcdefghijklmnopqrstuuA2YqJrHVCZyfMFDak5hovHEWtgzf6t6\n";
 
 impl Registry {
     /// Starts a registry on a free port, or prints `SKIP test: …` when the program is missing.
@@ -49,11 +59,28 @@ impl Registry {
     /// When the program is there but does not start.
     #[must_use]
     pub fn start_with(test: &str, configuration: &str) -> Option<Self> {
+        Self::start_in(tempfile::tempdir().expect("a temporary directory"), test, configuration, None)
+    }
+
+    /// As [`Registry::start`], for [`USER`] with [`PASSWORD`] alone.
+    ///
+    /// # Panics
+    /// When the program is there but does not start.
+    #[must_use]
+    pub fn start_protected(test: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let users = dir.path().join("htpasswd");
+        fs::write(&users, HTPASSWD).expect("the registry's users");
+        let configuration = format!("auth: {{htpasswd: {{realm: test, path: {users:?}}}}}");
+        let login = format!("Basic {}", STANDARD.encode(format!("{USER}:{PASSWORD}")));
+        Self::start_in(dir, test, &configuration, Some(login))
+    }
+
+    fn start_in(dir: TempDir, test: &str, configuration: &str, authorization: Option<String>) -> Option<Self> {
         if crate::program(PROGRAM).is_none() {
             println!("SKIP {test}: needs {PROGRAM}");
             return None;
         }
-        let dir = tempfile::tempdir().expect("a temporary directory");
         let file = dir.path().join("config.yml");
         let storage = dir.path().join("storage");
         // Port 0 lets the kernel choose; the log then says which.
@@ -92,7 +119,7 @@ impl Registry {
             let _ = child.kill();
             panic!("{PROGRAM} did not listen within {START:?}");
         };
-        Some(Self { child, address, dir, downloads })
+        Some(Self { child, address, dir, downloads, authorization })
     }
 
     /// `127.0.0.1:port`.
@@ -150,8 +177,9 @@ impl Registry {
     fn request(&self, method: &str, path: &str, content_type: Option<&str>, body: &[u8]) -> Answer {
         let mut stream = TcpStream::connect(&self.address).expect("a connection to the registry");
         let content_type = content_type.map_or(String::new(), |t| format!("Content-Type: {t}\r\n"));
+        let login = self.authorization.as_ref().map_or(String::new(), |login| format!("Authorization: {login}\r\n"));
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{content_type}Content-Length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{content_type}{login}Content-Length: {}\r\n\r\n",
             self.address,
             body.len()
         );

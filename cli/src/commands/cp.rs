@@ -174,7 +174,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 }
 
 fn open(path: &Path, follow: bool) -> Result<Source> {
-    let reading = Reading { follow, only_disks: false };
+    let reading = Reading { follow, only_disks: false, without: None };
     let source = Source::open(Path::new("/"), path, reading);
     source.map_err(|e| Failure::new(format!("cannot copy {}: {e}", path.display())))
 }

@@ -2,12 +2,14 @@
 
 use std::{
     env,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use microagent_kernel::KernelStore;
-use microagent_supervisor_protocol::{Capabilities, Check, CheckStatus, Supervisor, Verb};
+use microagent_rootfs::EmptyOptions;
+use microagent_supervisor_protocol::{Capabilities, Check, CheckStatus, Features, Supervisor, Verb};
 use rustix::fs::{Access, access, statvfs};
 use serde_json::json;
 
@@ -23,6 +25,8 @@ const CONTROLLER: &str = "Controller";
 const DEADLINE: Duration = Duration::from_secs(30);
 /// With less free space a first image, its root disk and a kernel do not fit.
 const SCARCE: u64 = 2 << 30;
+/// The size of the disk that is made for a trial, in bytes.
+const TRIAL_DISK: u64 = 64 << 20;
 /// With less free space nothing can be written with confidence.
 const NONE_LEFT: u64 = 64 << 20;
 /// Longer messages are cut in the table: with the columns before it, this still fits in two lines of most terminals.
@@ -121,6 +125,7 @@ fn examine(context: &Context) -> Report {
     let paths = &context.paths;
     report.checks.push(directory("StateDirectory", &paths.state));
     report.checks.push(directory("CacheDirectory", &paths.cache));
+    report.checks.push(disk(&paths.state));
     let controller = context.controller();
     report.controller = controller.is_some();
     report.checks.push(match controller {
@@ -172,6 +177,33 @@ fn directory(name: &str, dir: &Path) -> Check {
     }
 }
 
+/// Makes a disk where those of workspaces will be, and takes it away again.
+fn disk(dir: &Path) -> Check {
+    let there = dir.ancestors().find(|d| d.is_dir()).unwrap_or(Path::new("/"));
+    let made = tempfile::tempfile_in(there).map_err(|e| e.to_string()).and_then(|file| {
+        let formatted = microagent_rootfs::format(&file, TRIAL_DISK, &EmptyOptions::default());
+        formatted.map_err(|e| e.to_string()).and_then(|()| file.metadata().map_err(|e| e.to_string()))
+    });
+    match made {
+        Ok(meta) if meta.blocks() * 512 < TRIAL_DISK / 2 => {
+            let (size, used) = (human::bytes(TRIAL_DISK), human::bytes(meta.blocks() * 512));
+            check("Disk", CheckStatus::Ok, format!("a disk of {size} takes {used} in {}", there.display()), None)
+        }
+        Ok(_) => check(
+            "Disk",
+            CheckStatus::Warning,
+            format!("files in {} have no holes: each disk takes its whole size", there.display()),
+            Some("keep the state directory on a file system with sparse files, such as ext4, XFS or Btrfs"),
+        ),
+        Err(why) => check(
+            "Disk",
+            CheckStatus::Failed,
+            format!("no disk can be made in {}: {why}", there.display()),
+            Some("make the directory writable for this user, or name another state directory"),
+        ),
+    }
+}
+
 /// Looks where the controller looks.
 fn guest_init() -> Check {
     match microagent_controller::find_guest_init() {
@@ -216,6 +248,9 @@ fn backend(name: &str) -> (Vec<Check>, bool) {
         Err(e) => return (vec![check(name, CheckStatus::Failed, e.to_string(), None)], false),
     };
     let (mut checks, starts) = (vec![summary(name, &capabilities)], can_start(&capabilities));
+    if starts {
+        checks.push(check(&format!("{name}/Features"), CheckStatus::Ok, features(&capabilities), None));
+    }
     match supervisor.check(None, DEADLINE) {
         Ok(found) => {
             for found in found {
@@ -245,6 +280,19 @@ fn summary(name: &str, capabilities: &Capabilities) -> Check {
     check(name, status, format!("{vmm}{with}{why}"), None)
 }
 
+/// What machines of a backend can do beyond the least.
+fn features(capabilities: &Capabilities) -> String {
+    let Features { kernel_formats: _, vsock, snapshots, memory_hotplug, network_modes } = &capabilities.features;
+    let more = Verb::ALL.iter().filter(|verb| !Verb::REQUIRED.contains(verb) && capabilities.verbs.contains(verb));
+    let mut parts: Vec<String> = more.map(|verb| verb.as_str().to_owned()).collect();
+    parts.extend(snapshots.iter().map(|kind| format!("{kind:?} snapshots").to_lowercase()));
+    parts.extend(vsock.map(|by| format!("vsock by {by:?}").to_lowercase()));
+    parts.extend(network_modes.iter().map(|mode| format!("{mode:?} network").to_lowercase()));
+    parts.extend(memory_hotplug.then(|| "memory hot-plug".to_owned()));
+    parts.push(format!("up to {} CPUs", capabilities.max_vcpus));
+    parts.join(", ")
+}
+
 /// A program of `PATH`.
 fn tool(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
@@ -256,7 +304,6 @@ mod tests {
     use microagent_supervisor_protocol::Accelerator;
 
     use super::*;
-    use microagent_supervisor_protocol::Features;
 
     fn report(status: CheckStatus, backends: &[&str]) -> Report {
         Report {
@@ -320,6 +367,8 @@ mod tests {
         assert!(!can_start(&capabilities(&[Verb::Start], &[])));
         assert!(!can_start(&capabilities(&[Verb::Check], &[Accelerator::Tcg])));
         assert_eq!(summary("Qemu", &capabilities(&[Verb::Start], &[Accelerator::Tcg])).message, "QEMU 7.2, tcg");
+        let able = capabilities(&[Verb::Start, Verb::Pause, Verb::Gc], &[Accelerator::Tcg]);
+        assert_eq!(features(&able), "pause, gc, up to 1 CPUs");
     }
 
     #[test]
@@ -334,5 +383,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let found = directory("StateDirectory", &dir.path().join("a/b"));
         assert_ne!(found.status, CheckStatus::Failed, "{found:?}");
+    }
+
+    #[test]
+    fn a_disk_is_made_for_a_trial_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = disk(&dir.path().join("not/yet"));
+        assert_eq!(found.status, CheckStatus::Ok, "{found:?}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(disk(Path::new("/proc")).status, CheckStatus::Failed);
     }
 }

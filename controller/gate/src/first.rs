@@ -62,6 +62,10 @@ fn admit(session: Session, request: Request, found: Found) -> Result<Request, St
         (_, Request::Configure(_)) => {
             Err("a machine is configured by its own node only; the gate runs commands and copies files".to_owned())
         }
+        (_, Request::Resumed { .. }) => {
+            Err("a machine is told that it was resumed by its own node only; the gate runs commands and copies files"
+                .to_owned())
+        }
         (_, Request::Shutdown { .. }) => {
             Err("a machine is shut down through its Workspace; the gate runs commands and copies files".to_owned())
         }

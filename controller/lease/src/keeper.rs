@@ -18,7 +18,7 @@ use crate::decide::{Holding, Seen, Step, Terms, decide};
 
 /// How long one request may take: a third of the duration is left for it after the holder has stopped.
 const REQUEST: Duration = Duration::from_secs(4);
-/// How long to wait after a request that failed.
+/// How long to wait after a request that failed; twice as long after each one more.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Why a lease cannot be had.
@@ -45,6 +45,12 @@ pub enum LeaseError {
     /// The API server takes too long.
     #[error("the API server does not answer about the Lease {0} within {seconds} s", seconds = REQUEST.as_secs())]
     Silent(String),
+}
+
+/// The wait after so many failures in a row. A holder is not to lose the lease for the sake of it: there are several tries in the time
+/// between two renewals.
+fn retry(failures: u32, renew: Duration) -> Duration {
+    RETRY.saturating_mul(1 << (failures - 1).min(10)).min((renew / 4).max(RETRY))
 }
 
 /// Whether a lease is held, for those who act in its name. Clones share it.
@@ -115,18 +121,19 @@ impl Keeper {
     /// Takes the lease whenever it can be had and renews it, until it is told to stop; then gives it back. Failures are logged
     /// and tried again.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut told = false;
+        let mut failures = 0;
         loop {
             let wait = match self.step().await {
                 Ok(wait) => {
-                    told = false;
+                    failures = 0;
                     wait
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut told, true) {
+                    if failures == 0 {
                         tracing::warn!("{error}");
                     }
-                    RETRY
+                    failures += 1;
+                    retry(failures, self.terms.renew)
                 }
             };
             tokio::select! {
@@ -256,5 +263,18 @@ impl Keeper {
             Ok(Err(source)) => Err(LeaseError::Api { name, source: Box::new(source) }),
             Err(_) => Err(LeaseError::Silent(name)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_and_stay_below_the_pace_of_renewals() {
+        let waits = |renew| [1, 2, 3, 4, 4_000_000].map(|nth| retry(nth, Duration::from_secs(renew)).as_millis());
+        assert_eq!(waits(20), [1000, 2000, 4000, 5000, 5000]);
+        assert_eq!(waits(5), [1000, 1250, 1250, 1250, 1250]);
+        assert_eq!(waits(0), [1000; 5]);
     }
 }

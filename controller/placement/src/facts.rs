@@ -12,6 +12,8 @@ use microagent_crds::{
 };
 use serde_json::Value;
 
+use crate::reservation::SIZE_ANNOTATION;
+
 /// A workspace as it was last seen.
 #[derive(Clone, Debug)]
 pub struct Seen {
@@ -161,6 +163,8 @@ pub struct PodFacts {
     pub node: Option<String>,
     /// The only node that it may go to.
     pub pinned_to: Option<String>,
+    /// What the machine was to have that it keeps room for; absent on Pods that do not say it.
+    pub size: Option<String>,
     /// Whether it is being deleted.
     pub deleting: bool,
     /// Whether its container has ended for good: such a Pod keeps no room.
@@ -195,6 +199,7 @@ impl PodFacts {
                 .map(|one| one.uid.clone()),
             node: spec.and_then(|spec| spec.node_name.clone()).filter(|node| !node.is_empty()),
             pinned_to: spec.and_then(|spec| spec.affinity.as_ref()).and_then(pinned_to),
+            size: metadata.annotations.as_ref().and_then(|all| all.get(SIZE_ANNOTATION)).cloned(),
             deleting: metadata.deletion_timestamp.is_some(),
             ended: matches!(phase, Some("Failed" | "Succeeded")),
             unschedulable: condition("PodScheduled").filter(|one| one.status == "False").map(words),

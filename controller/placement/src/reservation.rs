@@ -26,8 +26,17 @@ use microagent_crds::{
 const MAX_AVOIDED: usize = 64;
 /// Tells the cluster autoscaler to leave the node: the machine's disk is there, and nothing but its own Pod would show it.
 const SAFE_TO_EVICT: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
+/// What the machine that room is kept for was to have, as [`size`] gives it.
+pub const SIZE_ANNOTATION: &str = "microagent.dev/reserved";
 /// A user that no image has; the pause image runs as it.
 const NOBODY: i64 = 65_535;
+
+/// What a machine of this workspace is to have, for people too.
+#[must_use]
+pub fn size(workspace: &Workspace) -> String {
+    let resources = &workspace.spec.resources;
+    format!("cpus {}m, memory {} bytes", resources.cpus.millis(), resources.memory.bytes())
+}
 
 /// How reservation Pods are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +75,10 @@ impl Reservation {
                 name: Some(reservation_pod(&name)),
                 namespace: workspace.metadata.namespace.clone(),
                 labels: Some(labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
-                annotations: Some(BTreeMap::from([(SAFE_TO_EVICT.to_owned(), "false".to_owned())])),
+                annotations: Some(BTreeMap::from([
+                    (SAFE_TO_EVICT.to_owned(), "false".to_owned()),
+                    (SIZE_ANNOTATION.to_owned(), size(workspace)),
+                ])),
                 owner_references: Some(vec![OwnerReference {
                     api_version: Workspace::api_version(&()).into_owned(),
                     kind: Workspace::kind(&()).into_owned(),

@@ -10,10 +10,10 @@ use std::{
 
 use jiff::Timestamp;
 use kube::{
-    Client, Config,
+    Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use microagent_controller::{Key, admin::Heartbeat, queue::Queue};
+use microagent_controller::{Key, admin::Heartbeat, kubernetes::paced_client, queue::Queue};
 use microagent_crds::kubernetes::{
     PLACEMENT_LEASE, PLACEMENT_LEASE_SECONDS, PLACEMENT_RENEW_SECONDS, SYSTEM_NAMESPACE,
 };
@@ -80,7 +80,7 @@ pub enum PlacementError {
 /// There is no cluster to speak to, or a part crashed. What an API server refuses or does not answer is tried again for ever.
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), PlacementError> {
     let Options { kubeconfig, identity, reservation, move_after, admin: address } = options;
-    let client = Client::try_from(config(kubeconfig).await?).map_err(|e| PlacementError::Client(Box::new(e)))?;
+    let client = paced_client(config(kubeconfig).await?).map_err(|e| PlacementError::Client(Box::new(e)))?;
     let queue = Queue::new();
     let view = View::new(queue.clone(), move_after);
     let terms = Terms {

@@ -12,7 +12,10 @@ use jiff::Timestamp;
 use microagent_base::durable::DurableError;
 use microagent_crds::{OnDelete, Workspace, kubernetes::HOST_STATE_FINALIZER};
 
-use super::object::Seen;
+use super::{
+    doubt::{Doubt, Doubts},
+    object::Seen,
+};
 use crate::{
     Key, Paths, Problem, Record, Records,
     memory::Memory,
@@ -32,6 +35,8 @@ pub(super) struct Claims {
     rejected: BTreeMap<Key, Problem>,
     /// The keys to be settled with the next change, whatever it is.
     again: BTreeSet<Key>,
+    /// The workspaces that are not seen any more, as far as it is not known that they are gone.
+    doubts: Doubts,
 }
 
 /// What changes of objects changed here.
@@ -55,11 +60,11 @@ pub(super) struct Rejected {
 }
 
 impl Claims {
-    /// Reads all records. Nothing is known of the objects yet.
+    /// Reads all records. Nothing is known of the objects yet. `doubts` is where to ask about those that are not seen any more.
     ///
     /// # Errors
     /// See [`Records::load`].
-    pub(super) fn load(paths: &Paths) -> Result<Self, DurableError> {
+    pub(super) fn load(paths: &Paths, doubts: Doubts) -> Result<Self, DurableError> {
         let records = Records::load(paths)?;
         Ok(Self {
             records,
@@ -67,6 +72,7 @@ impl Claims {
             released: BTreeSet::new(),
             rejected: BTreeMap::new(),
             again: BTreeSet::new(),
+            doubts,
         })
     }
 
@@ -101,9 +107,14 @@ impl Claims {
 
     /// Objects came, changed or went.
     #[must_use = "what changed must be reconciled, and what failed told"]
-    pub(super) fn apply(&mut self, changes: impl IntoIterator<Item = (Key, Option<Seen>)>, now: Timestamp) -> Settled {
+    pub(super) fn apply(&mut self, changes: impl IntoIterator<Item = (Key, Option<Seen>)>) -> Settled {
         let mut keys = std::mem::take(&mut self.again);
         for (key, seen) in changes {
+            let known = self.objects.get(&key);
+            if known.zip(seen.as_ref()).is_some_and(|(known, seen)| seen.is_older_than(known)) {
+                // Told again by whatever repeats old news: what it says is not wanted any more.
+                continue;
+            }
             let before = match seen {
                 Some(seen) => self.objects.insert(key.clone(), seen),
                 None => self.objects.remove(&key),
@@ -116,31 +127,55 @@ impl Claims {
             }
             keys.insert(key);
         }
-        self.settle_all(keys, now)
+        self.settle_all(keys)
     }
 
     /// These are all the objects that there are.
     #[must_use = "what changed must be reconciled, and what failed told"]
-    pub(super) fn replace(&mut self, objects: BTreeMap<Key, Seen>, now: Timestamp) -> Settled {
+    pub(super) fn replace(&mut self, objects: BTreeMap<Key, Seen>) -> Settled {
         let mut keys = std::mem::take(&mut self.again);
         keys.extend(self.records.iter().map(|record| record.key.clone()));
         keys.extend(self.objects.keys().chain(objects.keys()).cloned());
         self.objects = objects;
         let there: BTreeSet<&str> = self.objects.values().map(|seen| seen.uid.as_str()).collect();
         self.released.retain(|uid| there.contains(uid.as_str()));
-        self.settle_all(keys, now)
+        self.settle_all(keys)
     }
 
-    fn settle_all(&mut self, keys: BTreeSet<Key>, now: Timestamp) -> Settled {
+    /// The API server itself says that it has this one no more for this node.
+    #[must_use = "what changed must be reconciled, and what failed told"]
+    pub(super) fn gone(&mut self, doubt: &Doubt, now: Timestamp) -> Settled {
+        let Doubt { key, uid } = doubt;
+        if !self.doubts.take(doubt) {
+            return Settled::default();
+        }
+        if self.objects.get(key).is_some_and(|seen| seen.uid == *uid) {
+            self.objects.remove(key);
+        }
+        let record = self.records.get_mut(key).filter(|record| record.uid == *uid);
+        let next = record.and_then(|record| changed(record, |record| vanish(record, now)));
+        self.write(next.into_iter().collect(), Settled::default())
+    }
+
+    /// The API server says that it does not have the object of this record, which was seen before.
+    pub(super) fn doubt(&mut self, record: &Record) {
+        self.doubts.raise(&record.key, &record.uid);
+    }
+
+    fn settle_all(&mut self, keys: BTreeSet<Key>) -> Settled {
         let mut settled = Settled::default();
         let mut records = Vec::new();
         for key in keys {
-            match self.settle(&key, now) {
+            match self.settle(&key) {
                 Step::Nothing => {}
                 Step::Write(record) => records.push(*record),
                 Step::Reject(rejected) => settled.rejected.push(rejected),
             }
         }
+        self.write(records, settled)
+    }
+
+    fn write(&mut self, records: Vec<Record>, mut settled: Settled) -> Settled {
         let Written { done, failed, errors } = self.records.write(records);
         settled.changed = done;
         settled.failures = errors;
@@ -149,7 +184,7 @@ impl Claims {
     }
 
     /// What must become of the record of one name.
-    fn settle(&mut self, key: &Key, now: Timestamp) -> Step {
+    fn settle(&mut self, key: &Key) -> Step {
         self.rejected.remove(key);
         let seen = self.objects.get(key).filter(|seen| !self.released.contains(&seen.uid));
         if let Some(problem) = self.records.unreadable().get(key) {
@@ -177,18 +212,26 @@ impl Claims {
             // Read anew, it is still one and the same in memory.
             record.workspace = workspace.clone();
         }
-        let next = match seen {
-            Some(seen) if seen.uid == record.uid => changed(record, |record| follow(record, seen)),
-            // Its object went without the agent: see `vanish`. One of the same name waits until it is gone: see `forget`.
-            _ => changed(record, |record| vanish(record, now)),
-        };
-        next.map_or(Step::Nothing, |record| Step::Write(Box::new(record)))
+        match seen {
+            Some(seen) if seen.uid == record.uid => {
+                self.doubts.lay(key);
+                changed(record, |record| follow(record, seen))
+                    .map_or(Step::Nothing, |record| Step::Write(Box::new(record)))
+            }
+            // One of the same name waits until it is gone: see `forget`.
+            _ if record.deleted_at.is_some() => Step::Nothing,
+            // Its object went without the agent, or is only not seen.
+            _ => {
+                self.doubts.raise(key, &record.uid);
+                Step::Nothing
+            }
+        }
     }
 
     /// See [`Store::forget`].
-    fn forget(&mut self, key: &Key, now: Timestamp) -> Result<bool, DurableError> {
+    fn forget(&mut self, key: &Key) -> Result<bool, DurableError> {
         self.records.remove(key)?;
-        let Settled { changed, mut failures, .. } = self.settle_all(BTreeSet::from([key.clone()]), now);
+        let Settled { changed, mut failures, .. } = self.settle_all(BTreeSet::from([key.clone()]));
         match failures.pop() {
             Some(error) => Err(error),
             None => Ok(!changed.is_empty()),
@@ -271,8 +314,8 @@ impl Store for Mutex<Claims> {
         lock(self).records.remember(record, memory)
     }
 
-    fn forget(&self, key: &Key, now: Timestamp) -> Result<bool, DurableError> {
-        lock(self).forget(key, now)
+    fn forget(&self, key: &Key, _now: Timestamp) -> Result<bool, DurableError> {
+        lock(self).forget(key)
     }
 }
 
@@ -292,11 +335,13 @@ pub(super) fn lock(claims: &Mutex<Claims>) -> MutexGuard<'_, Claims> {
 mod tests {
     use microagent_crds::{WorkspaceSpec, canonical_spec_hash};
     use tempfile::TempDir;
+    use tokio::sync::mpsc;
 
     use super::*;
 
     struct Rig {
         claims: Claims,
+        doubts: mpsc::UnboundedReceiver<Doubt>,
         paths: Paths,
         _dir: TempDir,
     }
@@ -311,6 +356,7 @@ mod tests {
         let hash = canonical_spec_hash(&spec).into();
         Seen {
             uid: uid.to_owned(),
+            version: None,
             generation,
             created_at: Timestamp::UNIX_EPOCH,
             deleted_at: None,
@@ -337,7 +383,8 @@ mod tests {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let paths = Paths { state: dir.path().join("state"), cache: dir.path().join("cache") };
-            Self { claims: Claims::load(&paths).unwrap(), paths, _dir: dir }
+            let (doubts, asked) = Doubts::new();
+            Self { claims: Claims::load(&paths, doubts).unwrap(), doubts: asked, paths, _dir: dir }
         }
 
         fn with(object: Seen) -> Self {
@@ -347,9 +394,18 @@ mod tests {
         }
 
         fn apply(&mut self, object: Option<Seen>) -> Settled {
-            let settled = self.claims.apply([(key(), object)], now());
+            let settled = self.claims.apply([(key(), object)]);
             assert!(settled.failures.is_empty(), "{:?}", settled.failures);
             settled
+        }
+
+        /// The API server says of each that is not seen that it is gone.
+        fn all_gone(&mut self) -> Vec<Key> {
+            let mut changed = Vec::new();
+            while let Ok(doubt) = self.doubts.try_recv() {
+                changed.extend(self.claims.gone(&doubt, now()).changed);
+            }
+            changed
         }
 
         fn record(&self) -> &Record {
@@ -365,7 +421,7 @@ mod tests {
         let record = rig.record().clone();
         assert_eq!((record.uid.as_str(), record.generation), ("u-1", 2));
         assert_eq!(record.workspace.spec.image, "alpine");
-        assert_eq!(Claims::load(&rig.paths).unwrap().records().get(&key()), Some(&record));
+        assert_eq!(Claims::load(&rig.paths, Doubts::new().0).unwrap().records().get(&key()), Some(&record));
     }
 
     #[test]
@@ -378,11 +434,14 @@ mod tests {
 
         let mut rig = Rig::with(seen("u-1", 1, "debian"));
         rig.apply(None);
+        assert_eq!(rig.record().deleted_at, None, "it is only not seen");
+        assert_eq!(rig.all_gone(), [key()]);
         assert!(rig.record().deleted_at.is_some());
         assert_eq!(rig.record().workspace.spec.lifecycle.on_delete, OnDelete::Retain);
 
         let mut rig = Rig::with(seen("u-1", 1, "debian"));
-        assert_eq!(rig.claims.replace(BTreeMap::new(), now()).changed, [key()], "a listing without it says the same");
+        assert_eq!(rig.claims.replace(BTreeMap::new()).changed, []);
+        assert_eq!(rig.all_gone(), [key()], "a listing without it says the same");
         assert!(rig.record().deleted_at.is_some());
     }
 
@@ -390,10 +449,36 @@ mod tests {
     fn another_object_of_the_name_waits_until_the_first_is_gone() {
         let mut rig = Rig::with(seen("u-1", 1, "debian"));
         rig.apply(Some(seen("u-2", 1, "alpine")));
+        assert_eq!(rig.all_gone(), [key()]);
         assert_eq!((rig.record().uid.as_str(), rig.record().deleted_at), ("u-1", Some(now())));
-        let reborn = rig.claims.forget(&key(), now()).unwrap();
+        let reborn = rig.claims.forget(&key()).unwrap();
         assert!(reborn);
         assert_eq!((rig.record().uid.as_str(), rig.record().deleted_at), ("u-2", None));
+    }
+
+    #[test]
+    fn one_that_is_seen_again_was_never_gone() {
+        let mut rig = Rig::with(seen("u-1", 1, "debian"));
+        let _ = rig.claims.replace(BTreeMap::new());
+        rig.apply(Some(seen("u-1", 1, "debian")));
+        assert_eq!(rig.all_gone(), [], "the answer is of the time before");
+        assert_eq!(rig.record().deleted_at, None);
+        // One of its name that came before it, in news of old.
+        rig.apply(Some(seen("u-0", 1, "debian")));
+        rig.apply(Some(seen("u-1", 1, "debian")));
+        assert_eq!((rig.all_gone(), rig.record().deleted_at), (Vec::new(), None));
+    }
+
+    #[test]
+    fn news_that_is_older_than_what_was_seen_is_no_news_and_a_listing_is() {
+        let at = |version: u64, generation, image| Seen { version: Some(version), ..seen("u-1", generation, image) };
+        let mut rig = Rig::with(at(9, 2, "alpine"));
+        assert_eq!(rig.apply(Some(at(7, 1, "debian"))).changed, []);
+        assert_eq!(rig.record().workspace.spec.image, "alpine");
+        // An older state of the cluster was put back.
+        let listed = BTreeMap::from([(key(), at(7, 1, "debian"))]);
+        assert_eq!(rig.claims.replace(listed).changed, [key()]);
+        assert_eq!((rig.record().generation, rig.record().workspace.spec.image.as_str()), (1, "debian"));
     }
 
     #[test]
@@ -413,7 +498,7 @@ mod tests {
         let mut rig = Rig::with(deleted(seen("u-1", 1, "debian")));
         let record = rig.record().clone();
         rig.claims.mark_held(&record, false);
-        assert!(!rig.claims.forget(&key(), now()).unwrap());
+        assert!(!rig.claims.forget(&key()).unwrap());
         assert_eq!(rig.apply(Some(deleted(seen("u-1", 1, "debian")))).changed, [], "news from before");
         assert!(rig.claims.records().get(&key()).is_none());
         rig.apply(None);

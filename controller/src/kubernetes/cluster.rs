@@ -14,7 +14,10 @@ use microagent_crds::{
 };
 use serde_json::{Value, json};
 
-use super::object::Object;
+use super::{
+    object::Object,
+    standing::{self, Standing},
+};
 use crate::{Key, Record, memory::Fault};
 
 /// How long one request may take.
@@ -28,6 +31,7 @@ const TRIES: usize = 4;
 pub(super) struct Cluster {
     client: Client,
     node: String,
+    standing: Standing,
 }
 
 /// Why a request did not do what it was to do.
@@ -40,12 +44,20 @@ pub(super) enum ApiError {
     #[error("the object was changed meanwhile: {0}")]
     Conflict(String),
     /// The server does not allow it.
-    #[error("the API server refuses to {what} ({code}): {message}; {}", advice(*code))]
+    #[error("the API server refuses to {what} ({code}): {message}; {}", advice(*code, message))]
     Refused {
         /// What was asked for.
         what: &'static str,
         /// The HTTP status code.
         code: u16,
+        /// What the server says.
+        message: String,
+    },
+    /// The server does not allow it, and may not know yet who may do what.
+    #[error("the API server refuses to {what} (403): {message}; it has just come back, so it is asked again")]
+    Unsettled {
+        /// What was asked for.
+        what: &'static str,
         /// What the server says.
         message: String,
     },
@@ -59,11 +71,12 @@ pub(super) enum ApiError {
     },
 }
 
-fn advice(code: u16) -> &'static str {
-    match code {
-        401 => "give the agent credentials that are valid",
-        403 => "bind the ClusterRole of the agent to its service account",
-        404 | 422 => "install the CustomResourceDefinition of this version",
+fn advice(code: u16, message: &str) -> &'static str {
+    match (code, standing::advice(message)) {
+        (403 | 422, Some(advice)) => advice,
+        (401, _) => "give the agent credentials that are valid",
+        (403, None) => "see who of the cluster refuses it: a role, a policy, or a quota",
+        (404 | 422, _) => "install the CustomResourceDefinition of this version",
         _ => "see the log of the API server",
     }
 }
@@ -99,7 +112,7 @@ impl From<ApiError> for Fault {
 
 impl Cluster {
     pub(super) fn new(client: Client, node: String) -> Self {
-        Self { client, node }
+        Self { client, node, standing: Standing::default() }
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -110,6 +123,37 @@ impl Cluster {
         &self.node
     }
 
+    /// The watch found the API server in trouble.
+    pub(super) fn trouble(&self) {
+        self.standing.trouble();
+    }
+
+    /// The answer to a request, in time.
+    pub(super) async fn timely<T>(
+        &self,
+        what: &'static str,
+        request: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, ApiError> {
+        let error = match tokio::time::timeout(PATIENCE, request).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => ApiError::of(what, error),
+            Err(_) => ApiError::Unreachable { what, message: format!("no answer within {} s", PATIENCE.as_secs()) },
+        };
+        Err(match error {
+            ApiError::Refused { code: 403, message, .. }
+                if self.standing.is_new() && !standing::is_denied(&message) =>
+            {
+                ApiError::Unsettled { what, message }
+            }
+            error => {
+                if matches!(error, ApiError::Unreachable { .. }) {
+                    self.standing.trouble();
+                }
+                error
+            }
+        })
+    }
+
     fn workspaces(&self, key: &Key) -> Api<Object> {
         Api::namespaced(self.client.clone(), &key.namespace)
     }
@@ -118,19 +162,36 @@ impl Cluster {
     pub(super) async fn id(&self) -> Result<String, ApiError> {
         let what = "tell its identity (get namespace kube-system)";
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        let namespace = timely(what, namespaces.get_metadata("kube-system")).await?;
+        let namespace = self.timely(what, namespaces.get_metadata("kube-system")).await?;
         Ok(namespace.metadata.uid.unwrap_or_default())
     }
 
     /// Who holds the Lease of this node's agent; nothing when nobody does.
     pub(super) async fn holder(&self) -> Result<Option<String>, ApiError> {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), SYSTEM_NAMESPACE);
-        let lease = timely("show a Lease", leases.get(&agent_lease(&self.node))).await?;
+        let lease = self.timely("show a Lease", leases.get(&agent_lease(&self.node))).await?;
         Ok(lease.spec.and_then(|spec| spec.holder_identity).filter(|holder| !holder.is_empty()))
     }
 
-    /// Puts the finalizer on the object of this record. `known` are the finalizers that it had when it was seen last.
-    pub(super) async fn hold(&self, record: &Record, known: &[String]) -> Result<(), ApiError> {
+    /// The object of this UID, if it is still this node's.
+    pub(super) async fn find(&self, key: &Key, uid: &str) -> Result<Option<Object>, ApiError> {
+        match self.timely("show an object", self.workspaces(key).get(&key.name)).await {
+            Ok(object) => Ok((object.uid() == uid && object.node() == Some(&self.node)).then_some(object)),
+            Err(ApiError::Gone) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts the finalizer on the object of this record. `known` are the finalizers that it had when it was seen last; without them
+    /// they are asked for, and an object that is being deleted counts as gone.
+    pub(super) async fn hold(&self, record: &Record, known: Option<&[String]>) -> Result<(), ApiError> {
+        let known = match known {
+            Some(known) => known.to_vec(),
+            None => {
+                let object = self.find(&record.key, &record.uid).await?.filter(|object| !object.is_deleting());
+                object.ok_or(ApiError::Gone)?.finalizers().to_vec()
+            }
+        };
         let finalizers = |all: &[String]| match all {
             [] => json!([
                 { "op": "test", "path": "/metadata/finalizers", "value": null },
@@ -141,7 +202,7 @@ impl Cluster {
                 { "op": "add", "path": "/metadata/finalizers/-", "value": HOST_STATE_FINALIZER },
             ]),
         };
-        self.change_finalizers("add a finalizer", record, Some(known), |all| {
+        self.change_finalizers("add a finalizer", record, Some(&known), |all| {
             (!all.iter().any(|one| one == HOST_STATE_FINALIZER)).then(|| finalizers(all))
         })
         .await
@@ -179,11 +240,8 @@ impl Cluster {
             let all = match known.take() {
                 Some(all) => all,
                 None => {
-                    let object = timely("show an object", api.get(name)).await?;
                     // One that another node has by now is that node's business.
-                    if object.uid() != record.uid || object.node() != Some(&self.node) {
-                        return Err(ApiError::Gone);
-                    }
+                    let object = self.find(&record.key, &record.uid).await?.ok_or(ApiError::Gone)?;
                     object.finalizers().to_vec()
                 }
             };
@@ -195,10 +253,12 @@ impl Cluster {
             let operations: Vec<Value> = guards.into_iter().chain(operations).collect();
             let patch = serde_json::from_value(Value::Array(operations))
                 .map_err(|error| ApiError::Unreachable { what, message: error.to_string() })?;
-            match timely(what, api.patch(name, &PatchParams::default(), &Patch::Json::<()>(patch))).await {
+            match self.timely(what, api.patch(name, &PatchParams::default(), &Patch::Json::<()>(patch))).await {
                 Ok(_) => return Ok(()),
                 // What a failed test of a patch is told as.
-                Err(ApiError::Refused { code: 422, message, .. }) => last = ApiError::Conflict(message),
+                Err(ApiError::Refused { code: 422, message, .. }) if !standing::is_denied(&message) => {
+                    last = ApiError::Conflict(message)
+                }
                 Err(error @ ApiError::Conflict(_)) => last = error,
                 Err(error) => return Err(error),
             }
@@ -211,7 +271,7 @@ impl Cluster {
         let only = Preconditions { uid: Some(record.uid.clone()), resource_version: None };
         let parameters = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
         let api = self.workspaces(&record.key);
-        match timely("delete an object", api.delete(&record.key.name, &parameters)).await {
+        match self.timely("delete an object", api.delete(&record.key.name, &parameters)).await {
             // With another UID it is another object.
             Ok(_) | Err(ApiError::Gone | ApiError::Conflict(_)) => Ok(()),
             Err(error) => Err(error),
@@ -235,15 +295,8 @@ impl Cluster {
         });
         let api = self.workspaces(key);
         let parameters = PatchParams::apply(AGENT_MANAGER).force();
-        let object = timely("take a status", api.patch_status(&key.name, &parameters, &Patch::Apply(&object))).await?;
+        let object =
+            self.timely("take a status", api.patch_status(&key.name, &parameters, &Patch::Apply(&object))).await?;
         Ok(object.version())
-    }
-}
-
-/// The answer to a request, in time.
-async fn timely<T>(what: &'static str, request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, ApiError> {
-    match tokio::time::timeout(PATIENCE, request).await {
-        Ok(answer) => answer.map_err(|error| ApiError::of(what, error)),
-        Err(_) => Err(ApiError::Unreachable { what, message: format!("no answer within {} s", PATIENCE.as_secs()) }),
     }
 }

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt as _;
+use futures::{
+    StreamExt as _,
+    stream::{BoxStream, ReadyChunks},
+};
 use jiff::Timestamp;
 use kube::{
     Api,
@@ -20,11 +23,12 @@ use kube::{
 use microagent_base::causes;
 use microagent_crds::WorkspaceStatus;
 use serde_json::Value;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     claims::{Claims, Settled, lock},
     cluster::Cluster,
+    doubt::Verdict,
     object::{Object, Seen},
     publisher::Publisher,
 };
@@ -34,6 +38,8 @@ use crate::{Key, admin::Health, metrics::Metrics, queue::Queue, sink::rejected_s
 const BATCH: usize = 256;
 /// How soon what could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How soon everything is listed after the server forgot what the watch was to go on from.
+const ANEW: Duration = Duration::from_secs(1);
 
 /// Everything that a change concerns.
 #[derive(Clone)]
@@ -46,15 +52,27 @@ pub(super) struct Follower {
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// A change, or a step of a listing.
-type Change = Event<Object>;
+/// What is heard of objects.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the larger kind")]
+enum Change {
+    /// From the watch: a change, or a step of a listing.
+    Told(Event<Object>),
+    /// What was asked about one that is not seen any more.
+    Answered(Verdict),
+}
 
 impl Follower {
-    /// Follows, until it is dropped.
-    pub(super) async fn run(self) {
+    /// Listings and changes, for ever.
+    fn watch(&self) -> ReadyChunks<BoxStream<'static, watcher::Result<Event<Object>>>> {
         let api: Api<Object> = Api::all(self.cluster.client().clone());
         let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.cluster.node()));
-        let mut changes = std::pin::pin!(watcher::watcher(api, config).default_backoff().boxed().ready_chunks(BATCH));
+        watcher::watcher(api, config).default_backoff().boxed().ready_chunks(BATCH)
+    }
+
+    /// Follows, until it is dropped. `verdicts` are the answers about what is not seen any more.
+    pub(super) async fn run(self, mut verdicts: mpsc::UnboundedReceiver<Verdict>) {
+        let mut changes = self.watch();
         let Ok(reader) = self.clone().reader() else {
             tracing::error!("no thread can be had to read objects: changes are not seen");
             self.health.source_ended();
@@ -62,19 +80,28 @@ impl Follower {
         };
         let mut retry = None;
         loop {
-            let chunk = tokio::select! {
-                chunk = changes.next() => match chunk {
-                    Some(chunk) => chunk,
-                    None => break,
-                },
-                () = sleep(retry) => Vec::new(),
-            };
-            let mut batch = Vec::with_capacity(chunk.len());
-            for change in chunk {
-                match change {
-                    Ok(change) => batch.push(change),
-                    Err(error) => self.tell(&error),
+            let mut batch = Vec::new();
+            let mut expired = false;
+            tokio::select! {
+                chunk = changes.next() => {
+                    let Some(chunk) = chunk else { break };
+                    for change in chunk {
+                        match change {
+                            Ok(change) => batch.push(Change::Told(change)),
+                            Err(error) => {
+                                expired |= is_expired(&error);
+                                self.tell(&error);
+                            }
+                        }
+                    }
                 }
+                Some(verdict) = verdicts.recv() => batch.push(Change::Answered(verdict)),
+                () = sleep(retry) => {}
+            }
+            if expired {
+                // The library asks for the same again for ever where this is told by the code of the answer.
+                tokio::time::sleep(ANEW).await;
+                changes = self.watch();
             }
             let (answer, answered) = oneshot::channel();
             let sent = reader.send((batch, answer)).is_ok();
@@ -89,10 +116,21 @@ impl Follower {
     fn tell(&self, error: &watcher::Error) {
         let why = causes(error);
         // Ordinary: the server has forgotten what the watch began with. A listing follows.
-        if matches!(error, watcher::Error::WatchError(status) if status.code == 410) {
+        if is_expired(error) || matches!(error, watcher::Error::WatchError(status) if status.code == 410) {
             tracing::debug!("the watch begins anew: {why}");
             return;
         }
+        let (watcher::Error::InitialListFailed(cause) | watcher::Error::WatchStartFailed(cause)) = error else {
+            self.cluster.trouble();
+            return self.complain(&why);
+        };
+        if !matches!(cause, kube::Error::Api(status) if status.code < 500) {
+            self.cluster.trouble();
+        }
+        self.complain(&why);
+    }
+
+    fn complain(&self, why: &str) {
         tracing::warn!("the workspaces of node {} cannot be watched: {why}; it is tried again", self.cluster.node());
         self.health.awaits(format!("the workspaces of node {} were not listed yet: {why}", self.cluster.node()));
     }
@@ -115,10 +153,18 @@ impl Follower {
         let mut statuses = HashMap::new();
         let mut failed = false;
         for change in changes {
-            match change {
+            let event = match change {
+                Change::Told(event) => event,
+                Change::Answered(Verdict::There(object)) => Event::Apply(*object),
+                Change::Answered(Verdict::Gone(doubt)) => {
+                    failed |= self.settle(|claims| claims.apply(std::mem::take(&mut single)), &statuses);
+                    failed |= self.settle(|claims| claims.gone(&doubt, Timestamp::now()), &statuses);
+                    continue;
+                }
+            };
+            match event {
                 Event::Init => {
-                    failed |=
-                        self.settle(|claims| claims.apply(std::mem::take(&mut single), Timestamp::now()), &statuses);
+                    failed |= self.settle(|claims| claims.apply(std::mem::take(&mut single)), &statuses);
                     *listing = Some(BTreeMap::new());
                 }
                 Event::InitApply(object) => {
@@ -128,7 +174,7 @@ impl Follower {
                 Event::InitDone => {
                     let objects = listing.take().unwrap_or_default();
                     let count = objects.len();
-                    failed |= self.settle(|claims| claims.replace(objects, Timestamp::now()), &statuses);
+                    failed |= self.settle(|claims| claims.replace(objects), &statuses);
                     tracing::info!("{count} workspaces are of node {}", self.cluster.node());
                     self.health.listed();
                 }
@@ -142,7 +188,7 @@ impl Follower {
             }
         }
         // With nothing new too: what could not be written before is tried again.
-        failed | self.settle(|claims| claims.apply(single, Timestamp::now()), &statuses)
+        failed | self.settle(|claims| claims.apply(single), &statuses)
     }
 
     /// Reads one object.
@@ -187,6 +233,11 @@ impl Follower {
         changed.into_iter().for_each(|key| self.queue.add(key));
         !failures.is_empty()
     }
+}
+
+/// Whether the server said at once that it does not know any more what the watch was to go on from.
+fn is_expired(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
 
 async fn sleep(wait: Option<Duration>) {

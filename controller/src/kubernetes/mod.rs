@@ -9,7 +9,9 @@
 //! must be on its object.
 
 mod claims;
+mod client;
 mod cluster;
+mod doubt;
 mod events;
 mod follow;
 mod gate;
@@ -18,9 +20,12 @@ mod node;
 mod object;
 mod publisher;
 mod run;
+mod secrets;
+mod standing;
 mod status;
 mod world;
 
+pub use client::paced_client;
 pub use identity::IdentityError;
 pub(crate) use identity::refuse_for_folders;
 pub use run::{NodeOptions, run};

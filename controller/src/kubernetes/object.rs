@@ -73,6 +73,8 @@ impl Resource for Object {
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) uid: String,
+    /// See [`Object::version`].
+    pub(super) version: Option<u64>,
     pub(super) generation: i64,
     pub(super) created_at: Timestamp,
     pub(super) deleted_at: Option<Timestamp>,
@@ -84,6 +86,11 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// Whether it is the same object at an earlier time.
+    pub(super) fn is_older_than(&self, other: &Self) -> bool {
+        self.uid == other.uid && self.version.zip(other.version).is_some_and(|(own, other)| own < other)
+    }
+
     /// Whether the finalizer of the agents is on it.
     pub(super) fn is_held(&self) -> bool {
         self.finalizers.iter().any(|one| one == HOST_STATE_FINALIZER)
@@ -115,6 +122,10 @@ impl Object {
         self.metadata.finalizers.as_deref().unwrap_or_default()
     }
 
+    pub(super) fn is_deleting(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
     pub(super) fn status(&self) -> &Value {
         &self.status
     }
@@ -122,7 +133,7 @@ impl Object {
     /// What counts of it. Where `before` is of the same generation, its reading is taken again: most changes are of the status.
     pub(super) fn see(self, before: Option<&Seen>) -> Seen {
         let key = self.key();
-        let unreserved = unreserved(&self.status);
+        let (unreserved, version) = (unreserved(&self.status), self.version());
         let Self { metadata, spec, .. } = self;
         let annotations: BTreeMap<String, String> = metadata
             .annotations
@@ -143,6 +154,7 @@ impl Object {
         };
         Seen {
             uid,
+            version,
             generation,
             created_at: metadata.creation_timestamp.map_or(Timestamp::UNIX_EPOCH, |time| time.0),
             deleted_at: metadata.deletion_timestamp.map(|time| time.0),

@@ -201,7 +201,7 @@ impl Publisher {
 }
 
 /// Half of it by chance, so that the agents of a cluster do not all come back at once. What a person must mend is not asked for in a hurry.
-fn wait_after(uid: &str, failures: u32, is_retryable: bool) -> Duration {
+pub(super) fn wait_after(uid: &str, failures: u32, is_retryable: bool) -> Duration {
     let longest = FIRST_WAIT.saturating_mul(1 << failures.min(10)).min(LONGEST_WAIT);
     let longest = if is_retryable { longest } else { LONGEST_WAIT };
     let half = longest / 2;

@@ -20,7 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     claims::Claims,
+    client::paced_client,
     cluster::Cluster,
+    doubt::{self, Doubts},
     events::{self, NodeJournal},
     follow::Follower,
     gate::NodeMachines,
@@ -77,7 +79,8 @@ pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<()
     let NodeOptions { paths, node, kubeconfig, parallelism, admin, gate } = options;
     paths.create()?;
     let _lock = drive::lock(&paths).await?;
-    let claims = Claims::load(&paths)?;
+    let (doubts, doubted) = Doubts::new();
+    let claims = Claims::load(&paths, doubts)?;
     let identity = Identity::take(&paths, claims.records(), &node)?;
     let client = client(kubeconfig).await.map_err(ControllerError::Cluster)?;
     let listeners = admin::open(&admin, &paths).await?;
@@ -136,7 +139,9 @@ pub async fn run(options: NodeOptions, shutdown: CancellationToken) -> Result<()
             joining.spawn(writing.run());
             joining.spawn(events::tell(client.clone(), node.clone(), outbox));
             joining.spawn(node::tell(client, node, host, paths, gate_address));
-            joining.spawn(follower.run());
+            let (verdicts, answered) = mpsc::unbounded_channel();
+            joining.spawn(doubt::ask(cluster.clone(), doubted, verdicts));
+            joining.spawn(follower.run(answered));
             Err::<(), _>(taken.await)
         };
         if let Err(error) = served.await {
@@ -212,7 +217,7 @@ async fn client(kubeconfig: Option<PathBuf>) -> Result<Client, String> {
             )
         })?,
     };
-    Client::try_from(config).map_err(|error| format!("the API server cannot be spoken to: {}", causes(&error)))
+    paced_client(config).map_err(|error| format!("the API server cannot be spoken to: {}", causes(&error)))
 }
 
 /// Waits until this agent is the one of its node in the cluster of its state directory.

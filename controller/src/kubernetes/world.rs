@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use super::{
     claims::{Claims, lock},
-    cluster::Cluster,
+    cluster::{ApiError, Cluster},
+    secrets,
 };
 use crate::{
     Paths, Record,
@@ -26,16 +27,27 @@ impl Node {
     /// Puts the finalizer on the object before anything of it is on the host.
     async fn hold(&self, record: &Record) -> Result<(), Fault> {
         let seen = lock(&self.claims).seen(&record.key).filter(|seen| seen.uid == record.uid).cloned();
-        let known = match seen {
-            Some(seen) if seen.is_held() => return Ok(()),
-            Some(seen) => seen.finalizers,
+        let is_here = || self.paths.machine(&record.uid).dir().exists();
+        let known = match &seen {
+            // Or an older state of it, from when something of it was here: whether it is there at all is asked.
+            Some(seen) if seen.is_held() => (!is_here()).then_some(None),
+            Some(seen) => Some(Some(seen.finalizers.as_slice())),
             // The API server was not heard yet, and what is here is here with the finalizer.
-            None if self.paths.machine(&record.uid).dir().exists() => return Ok(()),
-            None => Vec::new(),
+            None => (!is_here()).then_some(None),
         };
-        self.cluster.hold(record, &known).await?;
-        lock(&self.claims).mark_held(record, true);
-        Ok(())
+        let Some(known) = known else { return Ok(()) };
+        match self.cluster.hold(record, known).await {
+            Ok(()) => {
+                lock(&self.claims).mark_held(record, true);
+                Ok(())
+            }
+            Err(error) => {
+                if matches!(error, ApiError::Gone) {
+                    lock(&self.claims).doubt(record);
+                }
+                Err(error.into())
+            }
+        }
     }
 }
 
@@ -51,9 +63,18 @@ impl World for Node {
 
     async fn act(&self, record: &Record, action: &Action) -> Result<(), Fault> {
         match action {
-            Action::CreateDisks | Action::StartMachine(_) => {
+            Action::CreateDisks => {
                 self.hold(record).await?;
                 self.host.act(record, action).await
+            }
+            Action::StartMachine(_) => {
+                self.hold(record).await?;
+                let supplies = secrets::for_start(&self.cluster, record).await?;
+                self.host.act_with(record, action, supplies).await
+            }
+            Action::ResolveImage => {
+                let supplies = secrets::for_pull(&self.cluster, record).await?;
+                self.host.act_with(record, action, supplies).await
             }
             Action::WithdrawManifest => Ok(self.cluster.delete(record).await?),
             Action::Forget => {

@@ -11,8 +11,13 @@ const BASELINE: u32 = 0;
 const OVERLAY: u32 = 1;
 const FIRST_OWN: u32 = 2;
 
-/// The configuration of one boot. The shim puts the time in when it sends it.
-pub(super) fn config(record: &Record, image: &ImageConfig, boot_id: &str) -> Result<guest::Config, Fault> {
+/// The configuration of one boot, with the values of the spec's secrets. The shim puts the time in when it sends it.
+pub(super) fn config(
+    record: &Record,
+    image: &ImageConfig,
+    boot_id: &str,
+    secrets: Vec<guest::Secret>,
+) -> Result<guest::Config, Fault> {
     let spec = &record.workspace.spec;
     Ok(guest::Config {
         version: guest::VERSION,
@@ -34,6 +39,7 @@ pub(super) fn config(record: &Record, image: &ImageConfig, boot_id: &str) -> Res
                 owner: Some(file.owner.clone()),
             })
             .collect(),
+        secrets,
         setup: spec.setup.iter().map(|step| guest::SetupStep { run: step.run.clone() }).collect(),
         workload: process(spec, image)?,
         grace_seconds: spec.lifecycle.termination_grace_period_seconds,

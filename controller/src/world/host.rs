@@ -12,6 +12,7 @@ use std::{
 
 use microagent_base::{Digest, Progress, durable};
 use microagent_crds::{PullPolicy as SpecPullPolicy, WorkspaceSpec};
+use microagent_guest_protocol::SecretBytes;
 use microagent_images::{Baseline, Image, ImageReference, PullOptions, PullPolicy, Store, host_platform};
 use microagent_kernel::{Kernel, KernelStore};
 use microagent_supervisor_protocol as supervisor;
@@ -31,6 +32,7 @@ use super::{
     keep,
     kernel::{bootable, check_backend, kernel_source, needs, qemu_options},
     owners::Owners,
+    secrets::{self, Supplies},
     sight::Sights,
     watch::Watch,
 };
@@ -116,7 +118,7 @@ impl Host {
         Ok((image, baseline))
     }
 
-    fn start(&self, record: &Record, boot: &Boot) -> Result<(), Fault> {
+    fn start(&self, record: &Record, boot: &Boot, supplies: &Supplies) -> Result<(), Fault> {
         let began = Instant::now();
         let spec = &record.workspace.spec;
         let (image, baseline) = self.made(record)?;
@@ -153,7 +155,7 @@ impl Host {
                 firecracker: None,
                 apple_vf: None,
             },
-            guest: guest::config(record, &image.config, &boot.id)?,
+            guest: guest::config(record, &image.config, &boot.id, secrets::read(spec, supplies)?)?,
             restore: None,
         };
         let machine = self.paths.machine(&record.uid);
@@ -222,12 +224,12 @@ impl Host {
         self.installs.release(key);
     }
 
-    fn act_blocking(&self, record: &Record, action: &Action) -> Result<(), Fault> {
+    fn act_blocking(&self, record: &Record, action: &Action, supplies: &Supplies) -> Result<(), Fault> {
         self.sights.forget(&record.uid);
         match action {
             Action::CreateDisks => self.create_disks(record),
             Action::StartMachine(boot) => {
-                self.start(record, boot)?;
+                self.start(record, boot, supplies)?;
                 self.done_with_request(record)
             }
             Action::HaltMachine { grace_seconds } => {
@@ -275,7 +277,7 @@ impl Host {
         }
     }
 
-    fn begin_pull(&self, record: &Record) -> Result<(), Fault> {
+    fn begin_pull(&self, record: &Record, logins: Vec<(String, SecretBytes)>) -> Result<(), Fault> {
         let spec = &record.workspace.spec;
         let reference: ImageReference = spec.image.parse().map_err(|e| image_fault(&e))?;
         let policy = match spec.image_pull_policy {
@@ -285,10 +287,14 @@ impl Host {
         };
         let store = self.images.clone();
         let runtime = tokio::runtime::Handle::current();
-        self.pulls.begin(&pull_name(spec), &record.key, move |progress| {
+        self.pulls.begin(&pull_name(record), &record.key, move |progress| {
             // On a thread of its own: between two reads of the network a pull hashes and writes.
             blocking(move || {
-                let options = PullOptions::default();
+                let mut options = PullOptions::default();
+                // The last that is added is looked at first.
+                for (origin, login) in logins.into_iter().rev() {
+                    options.credentials = options.credentials.with_secret(origin, login.expose().to_vec());
+                }
                 let platform = host_platform();
                 let pull = store.pull(&reference, &platform, policy, &options, progress);
                 runtime.block_on(pull).map_err(|e| image_fault(&e))
@@ -340,18 +346,7 @@ impl World for Arc<Host> {
     }
 
     async fn act(&self, record: &Record, action: &Action) -> Result<(), Fault> {
-        match action {
-            Action::ResolveImage => self.begin_pull(record),
-            Action::BuildRootfs => self.begin_build(record),
-            Action::InstallKernel => {
-                self.begin_install(record);
-                Ok(())
-            }
-            _ => {
-                let (host, copy, action) = (self.clone(), record.clone(), action.clone());
-                blocking(move || host.act_blocking(&copy, &action)).await
-            }
-        }
+        self.act_with(record, action, Supplies::default()).await
     }
 
     async fn machines(&self) -> Vec<String> {
@@ -366,6 +361,27 @@ impl World for Arc<Host> {
 }
 
 impl Host {
+    /// [`World::act`], with what only a cluster can give.
+    pub(crate) async fn act_with(
+        self: &Arc<Self>,
+        record: &Record,
+        action: &Action,
+        supplies: Supplies,
+    ) -> Result<(), Fault> {
+        match action {
+            Action::ResolveImage => self.begin_pull(record, supplies.logins),
+            Action::BuildRootfs => self.begin_build(record),
+            Action::InstallKernel => {
+                self.begin_install(record);
+                Ok(())
+            }
+            _ => {
+                let (host, copy, action) = (self.clone(), record.clone(), action.clone());
+                blocking(move || host.act_blocking(&copy, &action, &supplies)).await
+            }
+        }
+    }
+
     fn list_machines(&self) -> Vec<String> {
         let entries = fs::read_dir(self.paths.machines()).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
@@ -406,8 +422,17 @@ struct OwnDisk {
     read_only: bool,
 }
 
-fn pull_name(spec: &WorkspaceSpec) -> String {
-    format!("{:?} {}", spec.image_pull_policy, spec.image)
+/// What one login may pull is not what another may: pulls are shared by those who use the same ones.
+fn pull_name(record: &Record) -> String {
+    let spec = &record.workspace.spec;
+    let mut name = format!("{:?} {}", spec.image_pull_policy, spec.image);
+    if !spec.image_pull_secrets.is_empty() {
+        name.push_str(&format!(" with secrets of {}:", record.key.namespace));
+    }
+    for secret in &spec.image_pull_secrets {
+        name.push_str(&format!(" {}", secret.name));
+    }
+    name
 }
 
 fn install_name(spec: &WorkspaceSpec) -> String {

@@ -13,6 +13,7 @@ mod jobs;
 mod keep;
 mod kernel;
 mod owners;
+mod secrets;
 mod sight;
 mod watch;
 
@@ -24,6 +25,7 @@ pub use guest_init::{GUEST_INIT_VARIABLE, find_guest_init};
 pub use host::Host;
 pub use jobs::JobSight;
 pub use kernel::{bootable, needs, qemu_options};
+pub(crate) use secrets::{Supplies, referenced, unavailable};
 
 use crate::{Record, memory::Fault, observed::Observed, plan::Action};
 

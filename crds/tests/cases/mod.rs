@@ -109,6 +109,28 @@ pub(crate) fn rules() -> Vec<(&'static str, String)> {
         ("a disk's name", disk("- {name: More, mountPath: /x, source: {empty: {size: 1Gi}}}")),
         ("a secret with two targets", with_spec("secrets:\n- {name: a, env: A, path: /a, from: {env: A}}")),
         ("a secret with no source", with_spec("secrets:\n- {name: a, env: A, from: {}}")),
+        (
+            "one variable of two secrets",
+            with_spec("secrets:\n- {name: a, env: A, from: {file: /a}}\n- {name: b, env: A, from: {file: /b}}"),
+        ),
+        (
+            "one path of two secrets",
+            with_spec("secrets:\n- {name: a, path: /x, from: {file: /a}}\n- {name: b, path: /x, from: {file: /b}}"),
+        ),
+        (
+            "a variable and a secret of one name",
+            with_spec("env: [{name: A, value: x}]\nsecrets:\n- {name: a, env: A, from: {file: /a}}"),
+        ),
+        (
+            "a file and a secret of one path",
+            with_spec("files: [{path: /x, content: x}]\nsecrets:\n- {name: a, path: /x, from: {file: /a}}"),
+        ),
+        (
+            "a Secret of another namespace",
+            with_spec("secrets:\n- {name: a, env: A, from: {secretKeyRef: {name: ../../b/secrets/c, key: k}}}"),
+        ),
+        ("a Secret's key", with_spec("secrets:\n- {name: a, env: A, from: {secretKeyRef: {name: a, key: a/b}}}")),
+        ("a pull secret of another namespace", with_spec("imagePullSecrets: [{name: b/c}]")),
         ("egress without a proxy", with_spec("network:\n  egress: {allow: []}")),
         ("an egress host", with_spec("network:\n  mode: Mediated\n  egress:\n    allow: [{host: \"https://a\"}]")),
         (
@@ -145,7 +167,12 @@ pub(crate) fn unsupported() -> Vec<(&'static str, String)> {
             with_spec("files:\n- {path: /a, content: x}\n- {path: /b, contentFrom: {file: /c}}"),
         ),
         ("bundle", with_spec("disks:\n- {name: a, mountPath: /a, source: {bundle: {path: /b}}}")),
-        ("secrets", with_spec("secrets:\n- {name: a, env: A, from: {env: A}}")),
+        (
+            "a Secret",
+            with_spec(
+                "secrets:\n- {name: a, env: A, from: {env: A}}\n- {name: b, env: B, from: {secretKeyRef: {name: s, key: k}}}",
+            ),
+        ),
         ("mediated network", with_spec("network: {mode: Mediated}")),
         ("user network", with_spec("network: {mode: User}")),
         ("ports", with_spec("network:\n  ports: [{guestPort: 80}]")),
@@ -168,6 +195,7 @@ pub(crate) fn full() -> String {
          - {name: ref, mountPath: /ref, readOnly: true, source: {image: {path: /srv/ref.ext4}}}\n\
          network: {mode: None}\nlifecycle: {terminationGracePeriodSeconds: 5, onDelete: Retain, ttlSecondsAfterFinished: 0, \
          idleTimeoutSeconds: 60, expiresAt: \"2030-01-01T00:00:00Z\", progressDeadlineSeconds: 300}\n\
-         outputs: [{name: out, path: /out}]\nhealth: {httpGet: {port: 80}}",
+         outputs: [{name: out, path: /out}]\nsecrets:\n- {name: token, env: TOKEN, from: {env: TOKEN}}\n\
+         - {name: key, path: /run/key, from: {file: /etc/key}}\nhealth: {httpGet: {port: 80}}",
     )
 }

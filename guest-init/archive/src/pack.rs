@@ -33,6 +33,8 @@ pub struct Reading {
     pub follow: bool,
     /// Whether what is on no disk, such as `/proc`, is left out, and refused as a start.
     pub only_disks: bool,
+    /// A file system that is left out, and refused as a start: that of the secrets.
+    pub without: Option<u64>,
 }
 
 /// What is to be packed.
@@ -64,6 +66,9 @@ impl Source {
         // First without opening it: to open a device is to use it.
         let found = open(OFlags::PATH)?;
         let stat = fstat(&found)?;
+        if reading.without == Some(stat.st_dev) {
+            return Err(io::Error::other("it is a secret, which is not copied out"));
+        }
         let start = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Symlink => Start::Link(readlinkat(&found, "", Vec::new())?.into_bytes()),
             FileType::Directory | FileType::RegularFile => {
@@ -94,7 +99,7 @@ impl Source {
     pub fn write(self, to: &mut impl Write) -> io::Result<Vec<String>> {
         let is_directory = self.is_directory();
         let Self { start, stat, name, reading } = self;
-        let mut archive = Archive { builder: Builder::new(to), problems: Vec::new(), only_disks: reading.only_disks };
+        let mut archive = Archive { builder: Builder::new(to), problems: Vec::new(), reading };
         match start {
             Start::Link(target) => archive.link(&stat, &name, &target)?,
             Start::Opened(fd) if is_directory => archive.tree(fd, &stat, name)?,
@@ -112,7 +117,7 @@ fn holds_files(fd: &OwnedFd) -> bool {
 struct Archive<W: Write> {
     builder: Builder<W>,
     problems: Vec<String>,
-    only_disks: bool,
+    reading: Reading,
 }
 
 /// A directory whose entries are being read.
@@ -171,11 +176,12 @@ impl<W: Write> Archive<W> {
             openat(parent, name, flags | more, Mode::empty())
         };
         match FileType::from_raw_mode(stat.st_mode) {
+            _ if Some(stat.st_dev) == self.reading.without => Ok(Ok(())),
             FileType::Directory if depth >= MAX_DEPTH => {
                 Ok(Err(io::Error::other(format!("more than {MAX_DEPTH} directories lie in each other"))))
             }
             FileType::Directory => match open(OFlags::DIRECTORY) {
-                Ok(fd) if !self.only_disks || stat.st_dev == device || holds_files(&fd) => {
+                Ok(fd) if !self.reading.only_disks || stat.st_dev == device || holds_files(&fd) => {
                     self.directory(fd, &stat, path.to_owned(), levels).map(Ok)
                 }
                 Ok(_) => Ok(Ok(())),
@@ -316,7 +322,7 @@ mod tests {
     /// Each entry's name, with its type, its link or its content.
     fn archived(root: &Path, path: &str) -> io::Result<(BTreeMap<String, String>, Vec<String>)> {
         let mut bytes = Vec::new();
-        let reading = Reading { follow: true, only_disks: true };
+        let reading = Reading { follow: true, only_disks: true, without: None };
         let problems = Source::open(root, Path::new(path), reading)?.write(&mut bytes)?;
         let mut entries = BTreeMap::new();
         for entry in tar::Archive::new(&bytes[..]).entries()? {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Secret;
+
 /// Everything guest-init needs to know. Nothing of it is on a disk or on the kernel command line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -23,6 +25,9 @@ pub struct Config {
     /// Files written before setup, at every boot.
     #[serde(default)]
     pub files: Vec<File>,
+    /// Values that are in memory only, placed before setup, at every boot.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<Secret>,
     /// Commands that run once in the life of the writable disk, in order, as root. Which ones have run is kept on that
     /// disk, outside the root file system that the workload sees.
     #[serde(default)]

@@ -19,11 +19,13 @@ mod config;
 mod copy;
 mod exec;
 pub mod frame;
+mod secret;
 mod session;
 
 pub use config::{Config, Directory, EnvVar, File, Health, Mount, Output, Probe, Process, Root, SetupStep};
 pub use copy::{CopyIn, CopyOut, CopyReply, CopyWhat, FileName};
 pub use exec::{Exec, ExecInput, ExecReply, Terminal};
+pub use secret::{MAX_SECRET_BYTES, Secret, SecretBytes, SecretPlace};
 pub use session::{Event, Exit, Request, ShutdownReply};
 
 /// The version both sides must share. Sent with [`Config`]; guest-init refuses any other.

@@ -29,6 +29,7 @@ pub(crate) fn config(workload: Process) -> Config {
         root: Root { baseline: 0, overlay: Some(1) },
         mounts: Vec::new(),
         files: Vec::new(),
+        secrets: Vec::new(),
         setup: Vec::new(),
         workload,
         grace_seconds: 5,

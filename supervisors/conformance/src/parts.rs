@@ -57,6 +57,7 @@ pub fn guest(boot_id: &str, argv: Vec<String>) -> Config {
         root: Root { baseline: 0, overlay: None },
         mounts: Vec::new(),
         files: Vec::new(),
+        secrets: Vec::new(),
         setup: Vec::new(),
         workload: Process { argv, env: Vec::new(), working_dir: None, user: None },
         grace_seconds: 1,

@@ -1,6 +1,6 @@
 //! The sample supervisors of the protocol's page conform.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use microagent_conformance::{Placeholders, Verdict, checks, run};
 use microagent_supervisor_protocol::Supervisor;
@@ -28,5 +28,10 @@ fn the_sample_in_python_conforms() {
 
 #[test]
 fn the_sample_in_shell_conforms() {
+    // It is found by a machine's set-up; a machine without it can still run the rest.
+    if Command::new("jq").arg("--version").output().is_err() {
+        println!("SKIP the sample supervisor in shell: jq is not installed");
+        return;
+    }
     conforms("supervisor.sh");
 }

@@ -223,6 +223,7 @@ impl Life {
                 _ if self.abandoned => {}
                 _ => return wrong("OutputStarted"),
             },
+            Event::Resumed { .. } => return wrong("Resumed"),
             // The shim's own words are of the file: see `output`.
             Event::OutputFinished { .. } | Event::Resumed { .. } => return wrong("OutputFinished"),
             Event::Failed { code, message, at_ms } => {

@@ -39,6 +39,7 @@ use crate::{
 pub(crate) enum Signal {
     Console(Sign),
     VmmEnded(io::Result<ExitStatus>),
+    HelperEnded(ProcessId, io::Result<ExitStatus>),
     Guest(Word),
     /// Guest-init could not be asked to shut down.
     Deaf,
@@ -132,6 +133,8 @@ pub(crate) struct Shim<'a> {
     pub(crate) timers: Timers,
     pub(crate) vmm: Option<ProcessId>,
     helper: Option<ProcessId>,
+    /// How the helper ended before its machine.
+    helper_end: Option<String>,
     started: Instant,
     alive: bool,
     ended: Option<io::Result<ExitStatus>>,
@@ -185,6 +188,7 @@ impl<'a> Shim<'a> {
             timers: Timers::default(),
             vmm: None,
             helper: None,
+            helper_end: None,
             started: Instant::now(),
             alive: false,
             ended: None,
@@ -230,16 +234,12 @@ impl<'a> Shim<'a> {
             durable::remove_file(Path::new(socket)).map_err(|e| crate::dir::durable_error(&e))?;
         }
         self.backend.prepare(launch, &self.config)?;
-        let mut helper = match &launch.helper {
-            Some(program) => {
-                let mut child = vmm::spawn(program, Stdio::null())?;
-                let said = hear::helper(&mut child)?;
-                vmm::await_socket(&mut child, program).map_err(|e| e.with_details(said()))?;
-                self.helper = Some(vmm::identity(&child)?);
-                Some(child)
-            }
-            None => None,
-        };
+        if let Some(program) = &launch.helper {
+            let mut child = vmm::spawn(program, Stdio::null())?;
+            let said = hear::helper(&mut child)?;
+            vmm::await_socket(&mut child, program).map_err(|e| e.with_details(said()))?;
+            self.follow_helper(child)?;
+        }
         let mut child = vmm::spawn(&launch.vmm, Stdio::piped())?;
         let vmm = vmm::identity(&child)?;
         let said = hear::vmm(&mut child, launch, self.config.log_bytes, &self.sender)?;
@@ -257,10 +257,8 @@ impl<'a> Shim<'a> {
             let _ = sender.send(Signal::VmmEnded(child.wait()));
         })?;
         let outcome = self.supervise(&said, last, alive);
-        if let Some(child) = &mut helper {
-            let _ = child.kill();
-            let _ = child.wait();
-            self.helper = None;
+        if let Some(Err(e)) = self.helper.take().map(|helper| helper.signal(rustix::process::Signal::KILL)) {
+            eprintln!("cannot end the program that serves vsock: {e}");
         }
         if matches!(outcome, Outcome::Ended(_)) {
             // What the helper had taken from the guest is in the socket's buffer still; and a large output takes its time to reach
@@ -269,6 +267,16 @@ impl<'a> Shim<'a> {
             self.take_until(Instant::now() + patience, |shim| shim.connection != Connection::Open);
         }
         Ok(outcome)
+    }
+
+    /// Hears of the helper's end. Without it the guest cannot be reached any more, so its machine is none.
+    fn follow_helper(&mut self, mut child: Child) -> Result<(), ErrorBody> {
+        let helper = vmm::identity(&child)?;
+        self.helper = Some(helper);
+        let sender = self.sender.clone();
+        hear::spawn_thread("helper", move || {
+            let _ = sender.send(Signal::HelperEnded(helper, child.wait()));
+        })
     }
 
     /// Tells the VMM what its machine is.
@@ -358,6 +366,14 @@ impl<'a> Shim<'a> {
         if due(&mut self.timers.power, now) {
             self.restore_power(now);
         }
+        if due(&mut self.timers.bereft, now) && self.ended.is_none() {
+            let status = self.helper_end.as_deref().unwrap_or("an unknown status");
+            let message = format!("the program that serves the machine's vsock ended with {status}");
+            if !self.life.is_done() {
+                self.life.fail(ErrorCode::VmmFailed, message, &said.console.text());
+            }
+            self.kill();
+        }
         if due(&mut self.timers.end, now) {
             if self.life.is_copying() {
                 self.life.abandon_outputs("it was not copied out in time");
@@ -392,6 +408,12 @@ impl<'a> Shim<'a> {
         let now = Instant::now();
         match signal {
             Signal::VmmEnded(status) => self.ended = Some(status),
+            // It may end with its VMM, whose own end then counts. One of an earlier launch is nobody's.
+            Signal::HelperEnded(helper, status) if self.helper == Some(helper) => {
+                self.helper_end = Some(status.map_or_else(|e| e.to_string(), |status| status.to_string()));
+                self.timers.bereft = Some(now + IN_FLIGHT);
+            }
+            Signal::HelperEnded(..) => {}
             Signal::Console(Sign::Alive) => {
                 self.alive = true;
                 self.timers.silence = None;

@@ -13,6 +13,8 @@ pub(crate) struct Timers {
     pub(crate) connect: Option<Instant>,
     /// When the machine is ended whatever it does.
     pub(crate) end: Option<Instant>,
+    /// When a machine whose helper has ended is ended too, if it has not ended by then.
+    pub(crate) bereft: Option<Instant>,
     /// When the VMM is told again whether to stand still.
     pub(crate) power: Option<Instant>,
 }
@@ -20,7 +22,7 @@ pub(crate) struct Timers {
 impl Timers {
     /// The next of them.
     pub(crate) fn next(&self) -> Option<Instant> {
-        [self.silence, self.boot, self.connect, self.end, self.power].into_iter().flatten().min()
+        [self.silence, self.boot, self.connect, self.end, self.bereft, self.power].into_iter().flatten().min()
     }
 
     /// The earlier of two ends counts.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Settings,
+    Settings, audit,
     authority::{Authority, token_key},
     kubeconfig,
     kubectl::Kubectl,
@@ -62,7 +62,7 @@ impl Parts {
         Self {
             scheduler: process("kube-scheduler", scheduler_args(&ports, &files)),
             controller_manager: process("kube-controller-manager", controller_manager_args(&ports, &files, settings)),
-            api_server: process("kube-apiserver", api_server_args(&ports, &files)),
+            api_server: process("kube-apiserver", api_server_args(&ports, &files, settings, dir)),
             etcd: process("etcd", etcd_args(&ports, dir)),
             ports,
         }
@@ -176,7 +176,7 @@ fn serving_args(port: &Port, files: &Files) -> Vec<String> {
     ]
 }
 
-fn api_server_args(ports: &Ports, files: &Files) -> Vec<String> {
+fn api_server_args(ports: &Ports, files: &Files, settings: Settings, dir: &Path) -> Vec<String> {
     let mut args = serving_args(&ports.api_server, files);
     args.extend([
         format!("--etcd-servers=http://127.0.0.1:{}", ports.etcd.number()),
@@ -194,6 +194,9 @@ fn api_server_args(ports: &Ports, files: &Files) -> Vec<String> {
         "--advertise-address=127.0.0.1".to_owned(),
         "--endpoint-reconciler-type=none".to_owned(),
     ]);
+    if settings.audit {
+        args.extend(audit::args(dir));
+    }
     args
 }
 

@@ -4,6 +4,7 @@
 //! calls.log      one line an event: `call VERB UID NS`, `boot UID BOOT PID NS`, `hang PID START`
 //! script.json    the lies of now
 //! names/UID      the name of the workspace, for requests that do not say it
+//! secrets/UID    the digests of the secrets of the last start
 //! ```
 
 use std::{

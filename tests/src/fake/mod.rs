@@ -8,11 +8,13 @@ mod kernel;
 mod machine;
 mod record;
 mod script;
+mod secrets;
 mod verbs;
 
 pub use dir::{Boot, FakeDir};
 pub use kernel::{bootable_kernel, elf_kernel};
 pub use script::{Lie, Lies};
+pub use secrets::GivenSecret;
 
 use std::{
     env,
@@ -54,6 +56,7 @@ fn answer() -> ExitCode {
     let target = request.target().cloned();
     if let (Request::Start(start), Some(fake)) = (&request, &fake) {
         fake.remember(&start.identity.uid, &start.identity.name);
+        fake.given(&start.identity.uid, &start.guest.secrets);
     }
     let uid = target.as_ref().map_or("-", |target| target.uid.as_str());
     if let Some(fake) = &fake {

@@ -235,6 +235,7 @@ impl MachineHost {
             root: Root { baseline: 0, overlay: Some(1) },
             mounts: Vec::new(),
             files: Vec::new(),
+            secrets: Vec::new(),
             setup: Vec::new(),
             workload: Process {
                 argv: vec!["/bin/true".to_owned()],

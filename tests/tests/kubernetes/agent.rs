@@ -2,6 +2,8 @@
 
 mod bad_days;
 mod lifecycle;
+mod pull_secrets;
+mod secrets;
 
 use std::{fs, path::PathBuf, thread, time::Duration};
 
@@ -60,6 +62,12 @@ impl Node {
             all[field] = value.clone();
         }
         self.host.fake_manifest(name, &all)
+    }
+
+    /// How many workspaces it has a record of.
+    pub(crate) fn records(&self) -> usize {
+        let namespaces = fs::read_dir(self.host.state().join("workspaces")).into_iter().flatten();
+        namespaces.flatten().map(|namespace| fs::read_dir(namespace.path()).map_or(0, Iterator::count)).sum()
     }
 
     /// The agent's log.

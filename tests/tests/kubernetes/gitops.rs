@@ -5,6 +5,7 @@ use std::{
     fs,
     io::Write,
     process::{Command, Stdio},
+    sync::OnceLock,
     thread,
 };
 
@@ -13,6 +14,12 @@ use serde_json::{Value, json};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const TIME: &str = "2026-01-02T03:04:05Z";
+
+/// A control plane of these tests: in the one that all share placement may run, and tells statuses too.
+fn apart(test: &str) -> Option<&'static Cluster> {
+    static APART: OnceLock<Option<Cluster>> = OnceLock::new();
+    APART.get_or_init(|| Cluster::start(test)).as_ref()
+}
 
 /// The program that judges, if it is built.
 fn judge(test: &str) -> Option<String> {
@@ -248,7 +255,7 @@ fn said(verdict: &Value) -> (&str, &str) {
 #[test]
 fn flux_and_argo_are_told_the_truth() {
     let test = "flux_and_argo_are_told_the_truth";
-    let (Some(cluster), Some(judge)) = (Cluster::shared(test), judge(test)) else { return };
+    let (Some(cluster), Some(judge)) = (apart(test), judge(test)) else { return };
     cluster.install_workspaces();
     let kubectl = cluster.kubectl().in_namespace(&cluster.namespace());
     let mut objects = Vec::new();
@@ -266,7 +273,7 @@ fn flux_and_argo_are_told_the_truth() {
 #[test]
 fn nothing_is_concluded_before_the_newest_spec_was_seen() {
     let test = "nothing_is_concluded_before_the_newest_spec_was_seen";
-    let (Some(cluster), Some(judge)) = (Cluster::shared(test), judge(test)) else { return };
+    let (Some(cluster), Some(judge)) = (apart(test), judge(test)) else { return };
     cluster.install_workspaces();
     let kubectl = cluster.kubectl().in_namespace(&cluster.namespace());
     // Good and bad alike: each is of the spec before.
@@ -287,21 +294,51 @@ fn nothing_is_concluded_before_the_newest_spec_was_seen() {
 #[test]
 fn a_workspace_that_nobody_has_looked_at_is_not_healthy() {
     let test = "a_workspace_that_nobody_has_looked_at_is_not_healthy";
-    let (Some(cluster), Some(judge)) = (Cluster::shared(test), judge(test)) else { return };
+    let (Some(cluster), Some(judge)) = (apart(test), judge(test)) else { return };
     cluster.install_workspaces();
     let kubectl = cluster.kubectl().in_namespace(&cluster.namespace());
     create(&kubectl, "new");
-    let verdict = verdicts(&judge, &[shown(&kubectl, "new")]).remove(0);
-    // To kstatus whatever has no status is finished: why the Kustomization in manifests/gitops/flux brings expressions of its own.
-    assert_eq!(said(&verdict), ("Current", "Progressing"), "{verdict}");
+    let new = shown(&kubectl, "new");
+    assert_eq!(new["status"], json!({ "observedGeneration": -1 }), "what the CRD says of one that nobody looked at");
+    let verdict = verdicts(&judge, &[new]).remove(0);
+    assert_eq!(said(&verdict), ("InProgress", "Progressing"), "{verdict}");
+    // An API server with an older CRD has no status at all: why Flux is given expressions of its own.
+    let mut bare = shown(&kubectl, "new");
+    bare["status"] = Value::Null;
+    assert_eq!(said(&verdicts(&judge, &[bare]).remove(0)), ("Current", "Progressing"));
     let flux = fs::read_to_string(format!("{ROOT}/manifests/gitops/flux/kustomization.yaml")).expect("a Kustomization");
     assert!(flux.contains("healthCheckExprs") && flux.contains("!has(status.conditions)"), "{flux}");
 }
 
 #[test]
+fn people_who_wait_at_once_wait_until_somebody_has_looked() {
+    let Some(cluster) = apart("people_who_wait_at_once_wait_until_somebody_has_looked") else { return };
+    cluster.install_workspaces();
+    let kubectl = cluster.kubectl().in_namespace(&cluster.namespace());
+    let running = CASES.iter().find(|case| case.name == "running").expect("a case");
+    create(&kubectl, running.name);
+    let object = format!("workspace/{}", running.name);
+    for wanted in ["condition=Ready", "condition=Ready=False", "condition=Stalled", "jsonpath={.status.phase}=Running"]
+    {
+        let said = kubectl.fails(["wait", &object, &format!("--for={wanted}"), "--timeout=1s"]);
+        assert!(said.contains("timed out") || said.contains("phase is not found"), "{wanted}: {said}");
+    }
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| kubectl.ok(["wait", &object, "--for=condition=Ready", "--timeout=120s"]));
+        tell(&kubectl, running);
+        assert!(waiting.join().expect("a wait").contains("condition met"));
+    });
+    // What is told by server-side apply leaves nothing of the default behind, and takes nothing from the spec.
+    assert_eq!(shown(&kubectl, running.name)["status"]["observedGeneration"], 1);
+    let again = json!({ "apiVersion": "microagent.dev/v1alpha1", "kind": "Workspace", "metadata": { "name": running.name },
+        "spec": { "image": "busybox:1.37" } });
+    assert!(kubectl.run_with(["diff", "--server-side", "--filename=-"], &again.to_string()).status.success());
+}
+
+#[test]
 fn what_is_being_deleted_is_not_healthy_any_more() {
     let test = "what_is_being_deleted_is_not_healthy_any_more";
-    let (Some(cluster), Some(judge)) = (Cluster::shared(test), judge(test)) else { return };
+    let (Some(cluster), Some(judge)) = (apart(test), judge(test)) else { return };
     cluster.install_workspaces();
     let kubectl = cluster.kubectl().in_namespace(&cluster.namespace());
     let running = CASES.iter().find(|case| case.name == "running").expect("a case");

@@ -1,9 +1,10 @@
 //! On a real Kubernetes control plane. Where its programs are missing every test here is skipped; `scripts/control-plane` builds them.
 
-#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod agent;
 mod control_plane;
+mod faults;
 mod gate;
 mod gitops;
 mod lease;

@@ -1,8 +1,10 @@
 //! `manifests/kubernetes` in a real API server.
 
+mod matrix;
 mod policies;
 mod rights;
 mod roles;
+mod secrets;
 
 use std::{
     fs,

@@ -98,7 +98,9 @@ fn nothing_of_a_killed_test_stays() {
 #[test]
 fn a_node_that_says_nothing_is_marked_where_the_cluster_looks() {
     let test = "a_node_that_says_nothing_is_marked_where_the_cluster_looks";
-    let Some(cluster) = Cluster::start_with(test, Settings { node_lifecycle: true }) else { return };
+    let Some(cluster) = Cluster::start_with(test, Settings { node_lifecycle: true, ..Settings::default() }) else {
+        return;
+    };
     cluster.add_node("silent", &json!({ "cpu": "1", "memory": "1Gi" }), &json!({}), &json!([]));
     let ready = "--output=jsonpath={.status.conditions[?(@.type=='Ready')].status}";
     until("the node is marked", || cluster.kubectl().ok(["get", "node", "silent", ready]) == "Unknown");

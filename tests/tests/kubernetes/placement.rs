@@ -1,8 +1,9 @@
 //! Placement with the real scheduler. Agents are played by whoever writes their Leases; nobody runs Pods.
 
 mod agents;
+mod faults;
 mod lost;
-mod programs;
+pub(crate) mod programs;
 mod scheduling;
 mod together;
 

@@ -83,7 +83,8 @@ fn kubectl_takes_a_workspace_from_apply_to_delete() {
     said(&["restart", "web"]);
     until("it runs as edited", || object(&kubectl, "web")["status"]["runningGeneration"] == 2);
     wait_for(&kubectl, "web", "Ready", PATIENCE);
-    assert!(said(&["logs", "web"]).ends_with("turn two\n"));
+    // It is Ready once its workload runs, and that speaks a moment later.
+    until("the workload has spoken again", || said(&["logs", "web"]).ends_with("turn two\n"));
 
     kubectl.ok(["delete", "workspace", "web", "--wait=false"]);
     wait_gone(&kubectl, "web");

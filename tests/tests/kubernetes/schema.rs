@@ -33,7 +33,7 @@ async fn the_server_and_the_reader_of_files_give_one_verdict() {
     let mut seen = [0, 0];
     let wrong = [cases::not_a_workspace(), cases::fields(), cases::values(), cases::rules(), cases::unsupported()];
     let right = [("full", cases::full()), ("plain", cases::with_spec(""))];
-    let examples = ["hello.yaml", "once.yaml"].map(|name| (name, example(name)));
+    let examples = ["hello.yaml", "once.yaml", "secrets.yaml"].map(|name| (name, example(name)));
     for (title, text) in wrong.into_iter().flatten().chain(right).chain(examples) {
         if ONE_SIDED.iter().any(|(known, _)| *known == title) {
             continue;

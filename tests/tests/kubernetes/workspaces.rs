@@ -105,7 +105,7 @@ fn the_status_is_written_apart_and_shown_in_the_columns() {
     let status = r#"{"status":{"phase":"Running","backend":"Qemu","nodeName":"node-a"}}"#;
     // Not through the object itself, which a user may write.
     let _ = kubectl.ok(["patch", "workspace", "hello", "--type=merge", "--patch", status]);
-    assert_eq!(kubectl.ok(["get", "workspace", "hello", "--output=jsonpath={.status}"]), "");
+    assert_eq!(kubectl.ok(["get", "workspace", "hello", "--output=jsonpath={.status.phase}"]), "");
     let _ = kubectl.ok(["patch", "workspace", "hello", "--type=merge", "--subresource=status", "--patch", status]);
 
     let table = kubectl.ok(["get", "workspaces", "--output=wide"]);

@@ -4,6 +4,7 @@
 
 mod killed;
 mod liars;
+mod owners;
 
 use std::{
     thread,

@@ -10,12 +10,20 @@ use microagent_crds::{
 };
 
 use super::{Event, Input, Told, is_own, keeps, room::no_room};
-use crate::facts::{PodFacts, Seen};
+use crate::{
+    facts::{PodFacts, Seen},
+    reservation::size,
+};
 
 /// Stands between why room was lost and why it is not had again.
 const NO_ROOM: &str = "; there is no room for it yet: ";
 /// What is said while a new node is looked for in the place of a lost one.
 const ANEW: &str = "its node was lost; another one is looked for, where it begins with an empty disk";
+
+/// Stands before the size that room is kept for, where the spec asks for another by now.
+const OLDER: &str = ", for the size that was asked for before: ";
+const RESERVE_ANEW: &str =
+    "Set `runPolicy: Halted`, and back when it is halted, so that room for the new size is asked for";
 
 /// Status, reason and message of a condition.
 type Said = (ConditionStatus, Reason, String);
@@ -92,8 +100,13 @@ fn placed(input: &Input<'_>, node: &str) -> Said {
     let seen = input.seen;
     let pod_name = reservation_pod(seen.workspace.metadata.name.as_deref().unwrap_or_default());
     let own = input.pod.filter(|pod| is_own(seen, pod));
-    if own.is_some_and(|pod| !pod.deleting && !pod.ended && pod.node.as_deref() == Some(node)) {
-        return (ConditionStatus::True, Reason::Scheduled, format!("Pod {pod_name} keeps room on node {node}"));
+    if let Some(pod) = own.filter(|pod| !pod.deleting && !pod.ended && pod.node.as_deref() == Some(node)) {
+        let now = size(&seen.workspace);
+        let older = match pod.size.as_ref().filter(|reserved| **reserved != now) {
+            Some(reserved) => format!("{OLDER}{reserved}, where {now} is asked for. {RESERVE_ANEW}"),
+            None => String::new(),
+        };
+        return (ConditionStatus::True, Reason::Scheduled, format!("Pod {pod_name} keeps room on node {node}{older}"));
     }
     let before = seen.condition(ConditionType::Scheduled);
     let no_room = own.filter(|pod| keeps(pod, node)).and_then(|pod| pod.unschedulable.clone());
@@ -269,10 +282,15 @@ fn is_told(seen: &Seen, told: &Told) -> bool {
 /// What has become something else, where it is worth telling.
 fn news(seen: &Seen, (status, reason, message): &Said) -> Option<Event> {
     let before = seen.condition(ConditionType::Scheduled);
-    if before.is_some_and(|before| before.status == *status && before.reason == *reason) {
+    let is_older = message.contains(OLDER);
+    if before.is_some_and(|before| {
+        let is_same = before.status == *status && before.reason == *reason;
+        is_same && (!is_older || before.message.contains(OLDER))
+    }) {
         return None;
     }
     let type_ = match reason {
+        Reason::Scheduled if is_older => EventType::Warning,
         Reason::Scheduled => EventType::Normal,
         Reason::Unschedulable | Reason::ReservationLost | Reason::NodeLost => EventType::Warning,
         _ => return None,

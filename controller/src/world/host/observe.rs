@@ -42,7 +42,7 @@ impl Host {
                 Err(e) => return Work::Failed(image_fault(&e)),
             }
         }
-        let name = pull_name(&record.workspace.spec);
+        let name = pull_name(record);
         let pull = self.pulls.look(&name, &record.key).map(|done| (done.value, Some(done.took)));
         // Whoever wants what is here already, and not the newest, takes what another was given a moment ago.
         match self.pulls.recent(&name) {

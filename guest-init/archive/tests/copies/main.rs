@@ -9,7 +9,7 @@ use std::{ffi::OsString, fs, path::Path};
 
 use microagent_archive::{Count, Error, Owners, Reading, Source, Unpack, What, unpack};
 
-const READING: Reading = Reading { follow: false, only_disks: false };
+const READING: Reading = Reading { follow: false, only_disks: false, without: None };
 
 /// What is at `path` below `root`, as an archive.
 fn packed(root: &Path, path: &str, reading: Reading) -> Vec<u8> {

@@ -143,6 +143,7 @@ impl Host {
             root: Root { baseline: 0, overlay: None },
             mounts: Vec::new(),
             files: Vec::new(),
+            secrets: Vec::new(),
             setup: Vec::new(),
             workload: Process {
                 argv: vec!["/bin/true".to_owned()],

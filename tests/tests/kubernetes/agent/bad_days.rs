@@ -1,11 +1,11 @@
 //! What does not make sense, is not allowed, is cut off or killed.
 
-use std::{fs, thread};
+use std::fs;
 
 use microagent_tests::cluster::{Cluster, until};
 use serde_json::json;
 
-use super::{Node, QUIET, condition, object, wait, wait_gone};
+use super::{Node, condition, object, wait, wait_gone};
 
 /// The CRD as an older or a broken version might have it: everything goes.
 fn crd_without_rules(cluster: &Cluster) {
@@ -156,17 +156,4 @@ fn a_namespace_that_is_deleted_takes_its_workspaces_along() {
     }
     kubectl.ok(["delete", "namespace", &namespace, "--timeout=120s"]);
     until("nothing is left on the host", || node.host.machines().is_empty());
-}
-
-#[test]
-fn an_agent_without_rights_says_so_and_is_quiet() {
-    let Some(cluster) = Cluster::shared("an_agent_without_rights_says_so_and_is_quiet") else { return };
-    let kubeconfig = cluster.kubeconfig_for("nobody", None);
-    let mut node = Node::prepare(cluster, "rights");
-    node.use_kubeconfig(kubeconfig);
-    node.start_agent();
-    until("it says what it may not do", || node.log().contains("bind the ClusterRole of the agent"));
-    thread::sleep(QUIET);
-    let lines = node.log().lines().filter(|line| line.contains("bind the ClusterRole")).count();
-    assert_eq!(lines, 1, "{}", node.log());
 }

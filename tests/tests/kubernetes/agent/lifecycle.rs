@@ -1,6 +1,6 @@
 //! From `kubectl apply` to `kubectl delete`.
 
-use std::{fs, thread};
+use std::thread;
 
 use microagent_tests::cluster::{Cluster, until};
 use serde_json::json;
@@ -54,14 +54,9 @@ fn a_workspace_is_applied_edited_halted_and_deleted() {
 
     kubectl.ok(["delete", "workspace", "a", "--timeout=60s"]);
     assert_eq!(node.host.machines(), Vec::<String>::new(), "nothing is left on the host");
-    until("its record is gone", || node.host.half_made().is_empty() && records(&node) == 0);
+    until("its record is gone", || node.host.half_made().is_empty() && node.records() == 0);
     let told = kubectl.ok(["get", "events.events.k8s.io", "--output=json"]);
     assert!(told.contains("microagent.dev/agent") && told.contains("Running"), "{told}");
-}
-
-fn records(node: &Node) -> usize {
-    let namespaces = fs::read_dir(node.host.state().join("workspaces")).expect("records");
-    namespaces.flatten().map(|namespace| fs::read_dir(namespace.path()).map_or(0, Iterator::count)).sum()
 }
 
 #[test]

@@ -254,6 +254,29 @@ fn placement_binds_workspaces_and_changes_nothing_else() {
 }
 
 #[test]
+fn placement_gives_up_what_a_lost_node_has_where_the_workspace_may_move() {
+    let test = "placement_gives_up_what_a_lost_node_has_where_the_workspace_may_move";
+    let Some(cluster) = installed(test) else { return };
+    let namespace = cluster.namespace();
+    let kubectl = cluster.kubectl().in_namespace(&namespace);
+    let held = json!({ "metadata": { "finalizers": ["example.com/other", "microagent.dev/host-state"] } }).to_string();
+    for (name, lost) in [("moves", "Reschedule"), ("stays", "Report")] {
+        kubectl.apply(&workspace(name, &json!({ "nodeName": "lost", "placement": { "onNodeLost": lost } })));
+        let _ = kubectl.ok(["patch", "workspace", name, "--type=merge", "--patch", &held]);
+    }
+    let placement = Account::new(cluster, "microagent-placement", &namespace);
+    let policy = "microagent-placement-workspaces";
+    let change =
+        |finalizers: &[&str]| json!({ "metadata": { "finalizers": finalizers }, "spec": { "nodeName": null } });
+    let without = json!({ "metadata": { "finalizers": ["example.com/other"] } });
+    refused(policy, "taken from a lost node", || placement.patch("Workspace", "moves", &without));
+    refused(policy, "nothing but the finalizer", || placement.patch("Workspace", "moves", &change(&[])));
+    assert_eq!(placement.patch("Workspace", "moves", &change(&["example.com/other"])), Ok(()));
+    // The rules of the type hold it to its node before any policy is asked.
+    assert!(placement.patch("Workspace", "stays", &change(&["example.com/other"])).is_err());
+}
+
+#[test]
 fn placement_makes_pods_that_do_nothing() {
     let Some(cluster) = installed("placement_makes_pods_that_do_nothing") else { return };
     let namespace = cluster.namespace();
@@ -316,6 +339,7 @@ fn files_of_a_node_are_named_by_those_who_may() {
         json!({ "image": "oci-layout:/srv/image" }),
         json!({ "image": "oci-archive:/srv/image.tar" }),
         json!({ "disks": [{ "name": "a", "mountPath": "/a", "source": { "image": { "path": "/dev/sda" } } }] }),
+        json!({ "secrets": [{ "name": "a", "env": "A", "from": { "file": "/etc/shadow" } }] }),
     ];
     let dry = ["create", "--dry-run=server", "--filename=-"];
     for (nth, spec) in specs.iter().enumerate() {

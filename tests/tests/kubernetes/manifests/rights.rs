@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{SYSTEM, installed};
 
 /// What a program says that is not let do something.
-const REFUSALS: [&str; 6] =
+pub(super) const REFUSALS: [&str; 6] =
     ["refuses", "orbidden", "cannot be told", "cannot be watched", "cannot be written", "does not take an event"];
 
 #[test]

@@ -36,7 +36,7 @@ pub(super) fn start(cluster: &Cluster) {
 }
 
 /// Starts one as the user of this kubeconfig, which is the caller's to end.
-pub(super) fn spawn(cluster: &Cluster, kubeconfig: &Path, identity: &str) -> Child {
+pub(crate) fn spawn(cluster: &Cluster, kubeconfig: &Path, identity: &str) -> Child {
     let log = File::create(log(cluster, identity)).expect("a log");
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(bin_dir().join("microagent-placement"));
@@ -54,7 +54,7 @@ pub(super) fn spawn(cluster: &Cluster, kubeconfig: &Path, identity: &str) -> Chi
 }
 
 /// What one has said.
-pub(super) fn said(cluster: &Cluster, identity: &str) -> String {
+pub(crate) fn said(cluster: &Cluster, identity: &str) -> String {
     fs::read_to_string(log(cluster, identity)).expect("a log")
 }
 

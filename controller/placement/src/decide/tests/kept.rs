@@ -1,6 +1,9 @@
 //! A workspace that was placed: its room is kept, lost, given back and had again.
 
+use kube::runtime::events::EventType;
+
 use super::*;
+use crate::reservation::size;
 use ConditionStatus::{False, True};
 
 #[test]
@@ -20,6 +23,26 @@ fn another_spec_costs_one_write() {
     assert_eq!((told.conditions[0].observed_generation, told.event), (Some(3), None));
     assert_eq!(case.scheduled(), (True, Reason::Scheduled));
     assert_eq!(case.decide(), None);
+}
+
+#[test]
+fn room_of_an_older_size_is_told_once_and_goes_with_the_reservation() {
+    let mut case = running();
+    let reserved = size(&case.seen.workspace);
+    case.pod.as_mut().unwrap().size = Some(reserved.clone());
+    assert_eq!(case.decide(), None, "it is as large as asked for");
+    case.seen.workspace.spec.resources.memory = "3Gi".parse().unwrap();
+    case.edit();
+    let event = case.told().event.unwrap();
+    assert_eq!((event.type_, event.reason), (EventType::Warning, Reason::Scheduled));
+    assert_eq!(case.scheduled(), (True, Reason::Scheduled), "the machine that runs has its room");
+    assert!(case.message().contains(&reserved) && case.message().contains("runPolicy: Halted"), "{}", case.message());
+    case.edit();
+    assert_eq!(case.told().event, None, "it is no news any more");
+    // A Pod of a version that did not say it.
+    case.pod.as_mut().unwrap().size = None;
+    assert_eq!(case.told().event, None);
+    assert!(!case.message().contains(&reserved));
 }
 
 #[test]
