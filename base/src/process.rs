@@ -170,7 +170,8 @@ impl ProcessId {
         match platform::ending(pid) {
             // The descriptor is of whatever has the id now; only a look after opening it tells which that is.
             Ok(fd) => Ok(self.is_alive().then_some(fd)),
-            Err(rustix::io::Errno::SRCH) => Ok(None),
+            // Nobody has the id, or a thread of another process has it by now: NOENT says the latter since Linux 6.14, INVAL before.
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::NOENT | rustix::io::Errno::INVAL) => Ok(None),
             Err(e) => Err(e.into()),
         }
     }
@@ -197,6 +198,20 @@ fn to_pid(pid: u32) -> Option<Pid> {
 mod tests {
     use super::*;
     use std::process::Command;
+
+    #[test]
+    fn an_id_that_a_thread_of_another_process_has_by_now_is_gone() {
+        let (told, id) = std::sync::mpsc::channel();
+        let (_end, wait) = std::sync::mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            told.send(rustix::thread::gettid()).unwrap();
+            let _ = wait.recv();
+        });
+        let thread = u32::try_from(id.recv().unwrap().as_raw_nonzero().get()).unwrap();
+        let gone = ProcessId { pid: thread, start_time: 1, boot: None };
+        assert!(!gone.signal(Signal::KILL).unwrap());
+        assert!(gone.wait_gone(Duration::from_secs(60)).unwrap());
+    }
 
     #[test]
     fn a_process_is_known_by_id_and_start_time() {

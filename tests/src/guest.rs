@@ -73,6 +73,31 @@ pub fn live(mode: &str, machine: &Machine<'_>) {
     go_on(mode, machine, configured);
 }
 
+/// Goes on where a snapshot left the guest, once it is asked to.
+///
+/// # Panics
+/// When the host breaks the protocol.
+pub fn resume(mode: &str, machine: &Machine<'_>) {
+    let configured = loop {
+        let mut stream = (machine.accept)();
+        if let Ok(request @ Request::Resumed { .. }) = frame::read_message(&mut stream) {
+            resumed(&mut stream, &request);
+            break stream;
+        }
+    };
+    go_on(mode, machine, configured);
+}
+
+/// Answers a host that says that the guest goes on.
+fn resumed(stream: &mut UnixStream, request: &Request) {
+    let Request::Resumed { realtime_ns, seed, seen } = request else { panic!("not a resumption") };
+    assert!(*realtime_ns > 1_700_000_000_000_000_000, "the clock is refreshed");
+    assert_eq!(seed.len(), 32, "so are the random numbers");
+    assert!(seed.iter().any(|byte| *byte != seed[0]));
+    println!("the guest goes on; the host has heard {seen} events\r");
+    tell(stream, &Event::Resumed { at_ms: 7 });
+}
+
 /// What is left of a guest's life once its workload runs.
 fn go_on(mode: &str, machine: &Machine<'_>, mut configured: UnixStream) {
     if mode == "healthy" {
@@ -116,8 +141,13 @@ fn go_on(mode: &str, machine: &Machine<'_>, mut configured: UnixStream) {
     // One that says nothing, or breaks off, is disconnected.
     let mut shutdown = loop {
         let mut stream = (machine.accept)();
-        if let Ok(Request::Shutdown { .. }) = frame::read_message(&mut stream) {
-            break stream;
+        match frame::read_message(&mut stream) {
+            Ok(Request::Shutdown { .. }) => break stream,
+            Ok(request @ Request::Resumed { .. }) => {
+                resumed(&mut stream, &request);
+                configured = stream;
+            }
+            _ => {}
         }
     };
     frame::write_message(&mut shutdown, &ShutdownReply::ShuttingDown).unwrap();
@@ -169,9 +199,16 @@ fn echo(machine: &Machine<'_>) {
         let power_off = Arc::clone(&machine.power_off);
         thread::spawn(move || {
             while let Ok(Some(frame)) = frame::read(&mut client) {
-                if let Ok(Request::Shutdown { .. }) = frame.message() {
-                    frame::write_message(&mut client, &ShutdownReply::ShuttingDown).unwrap();
-                    power_off();
+                match frame.message() {
+                    Ok(Request::Shutdown { .. }) => {
+                        frame::write_message(&mut client, &ShutdownReply::ShuttingDown).unwrap();
+                        power_off();
+                    }
+                    Ok(request @ Request::Resumed { .. }) => {
+                        resumed(&mut client, &request);
+                        continue;
+                    }
+                    _ => {}
                 }
                 frame::write(&mut client, frame.kind, &frame.payload).unwrap();
             }

@@ -12,7 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use microagent_supervisor_protocol::{ErrorBody, ErrorCode, vsock};
+use microagent_shim::socket::connect;
+use microagent_supervisor_protocol::{ErrorBody, ErrorCode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// How long Firecracker may take for what it only has to write down.
@@ -69,11 +70,11 @@ struct Fault {
 }
 
 impl Api {
-    /// Connects to the socket, whose path may be longer than an address can hold.
+    /// Connects to the socket of the machine's directory, and to no other that a jailed Firecracker may put in its place.
     pub(crate) fn connect(socket: &Path) -> Result<Self, ApiError> {
         let until = Instant::now() + LISTENING;
         loop {
-            match vsock::connect_within(socket, PATIENCE) {
+            match connect(socket, PATIENCE) {
                 Ok(stream) => return Ok(Self { stream }),
                 Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < until => {
                     thread::sleep(LISTENING_LOOK);

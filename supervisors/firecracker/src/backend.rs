@@ -1,11 +1,15 @@
 //! Firecracker as a backend.
 
-use std::path::Path;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use microagent_base::{durable, process::ProcessId};
 use microagent_shim::{Backend, Confined, LOGGER, Launch, METRICS_PIPE, Program};
 use microagent_supervisor_protocol::{
-    Accelerator, Capabilities, Check, ErrorBody, ErrorCode, Features, Identity, MachineConfig, Verb, VsockProvider,
+    Accelerator, Capabilities, Check, ErrorBody, ErrorCode, Features, Identity, MachineConfig, Snapshot, SnapshotKind,
+    Verb, VsockProvider,
 };
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde::Deserialize;
@@ -16,11 +20,11 @@ use crate::{
     jail::{self, Jail},
     kernel,
     plan::{API_SOCKET, Notes, PIPES},
-    power,
+    power, snapshot,
 };
 
 /// The verbs that work.
-const VERBS: [Verb; 13] = [
+const VERBS: [Verb; 14] = [
     Verb::Capabilities,
     Verb::Check,
     Verb::Prepare,
@@ -31,6 +35,7 @@ const VERBS: [Verb; 13] = [
     Verb::Quarantine,
     Verb::Halt,
     Verb::Kill,
+    Verb::Snapshot,
     Verb::Console,
     Verb::Delete,
     Verb::Gc,
@@ -111,6 +116,7 @@ impl Backend for Firecracker {
             features: Features {
                 kernel_formats: vec![kernel::FORMAT],
                 vsock: Some(VsockProvider::Vmm),
+                snapshots: vec![SnapshotKind::Full, SnapshotKind::Diff],
                 ..Features::default()
             },
         }
@@ -125,7 +131,8 @@ impl Backend for Firecracker {
     fn launches(&self, identity: &Identity, config: &MachineConfig) -> Result<Vec<Launch>, ErrorBody> {
         self.lacks()?;
         self.check_config(config)?;
-        let firecracker = &self.host.firecracker()?.path;
+        let vmm = self.host.firecracker()?;
+        let firecracker = &vmm.path;
         // Until it is told where to log it would log to the console.
         let quiet = ["--level", "Off"].map(str::to_owned);
         let uid = &identity.uid;
@@ -139,7 +146,7 @@ impl Backend for Firecracker {
             _ => (firecracker.as_path(), ["--id", uid, "--api-sock", API_SOCKET].map(str::to_owned).into(), None),
         };
         args.extend(quiet);
-        let notes = Notes { jail };
+        let notes = Notes { version: vmm.line.clone(), jail };
         let outside = |name: &str| notes.outside(name).to_string_lossy().into_owned();
         Ok(vec![Launch {
             accelerator: Accelerator::Kvm,
@@ -175,6 +182,33 @@ impl Backend for Firecracker {
 
     fn configure(&self, launch: &Launch, config: &MachineConfig) -> Result<(), ErrorBody> {
         configure::boot(&notes(launch)?, config)
+    }
+
+    fn snapshot_facts(&self, launch: &Launch, config: &MachineConfig) -> Result<BTreeMap<String, String>, ErrorBody> {
+        Ok(snapshot::facts(&notes(launch)?, config))
+    }
+
+    fn check_snapshot(&self, config: &MachineConfig, wanted: &Snapshot) -> Result<(), ErrorBody> {
+        snapshot::check(config, wanted)
+    }
+
+    fn snapshot(
+        &self,
+        launch: &Launch,
+        _config: &MachineConfig,
+        vmm: ProcessId,
+        dir: &Path,
+        kind: SnapshotKind,
+    ) -> Result<(), ErrorBody> {
+        snapshot::make(&notes(launch)?, vmm, dir, kind)
+    }
+
+    fn prepare_restore(&self, launch: &Launch, _config: &MachineConfig, chain: &[PathBuf]) -> Result<(), ErrorBody> {
+        snapshot::prepare(&notes(launch)?, chain)
+    }
+
+    fn restore(&self, launch: &Launch, config: &MachineConfig, chain: &[PathBuf]) -> Result<(), ErrorBody> {
+        snapshot::load(&notes(launch)?, config, chain)
     }
 
     fn press_power_button(&self) {

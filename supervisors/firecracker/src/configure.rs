@@ -65,7 +65,7 @@ pub(crate) fn boot(notes: &Notes, config: &MachineConfig) -> Result<(), ErrorBod
 }
 
 /// Has Firecracker log and tell its metrics where the shim reads them, before anything else is said: its log would go to the console.
-fn watch(api: &mut Api, notes: &Notes) -> Result<(), ErrorBody> {
+pub(crate) fn watch(api: &mut Api, notes: &Notes) -> Result<(), ErrorBody> {
     let logger = Logger { log_path: &notes.file(LOGGER), level: "Warning", show_level: true };
     api.put("/logger", &logger, PATIENCE)?;
     api.put("/metrics", &Metrics { metrics_path: &notes.file(METRICS_PIPE) }, PATIENCE)?;
@@ -73,7 +73,7 @@ fn watch(api: &mut Api, notes: &Notes) -> Result<(), ErrorBody> {
 }
 
 /// The first metrics would come a minute after the start.
-fn flush_metrics(api: &mut Api) {
+pub(crate) fn flush_metrics(api: &mut Api) {
     if let Err(e) = act(api, Action::FlushMetrics, PATIENCE) {
         eprintln!("Firecracker does not tell its metrics yet: {e}");
     }

@@ -13,6 +13,8 @@ use std::{
     io,
     os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use microagent_base::{Digest, durable};
@@ -37,6 +39,12 @@ const OVERHEAD_MIB: u64 = 64;
 
 /// How many threads a VMM may have beside one for each virtual CPU.
 const THREADS: u32 = 16;
+
+/// How long the last process of a control group may take to be gone from it, once it was killed.
+const EMPTY: Duration = Duration::from_secs(5);
+
+/// How often that is tried.
+const EMPTY_LOOK: Duration = Duration::from_millis(5);
 
 /// A jail.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +129,11 @@ impl Jail {
         Ok(())
     }
 
+    /// Makes a file that others use too readable for the machine.
+    pub(crate) fn show(&self, path: &Path) -> Result<(), ErrorBody> {
+        self.let_read(path).map_err(|e| e.told_of("the snapshot", path))
+    }
+
     /// Makes the file readable for the machine, where nobody else gets to it by that.
     fn let_read(&self, path: &Path) -> Result<(), Denied> {
         let metadata = fs::metadata(path)?;
@@ -138,11 +151,16 @@ impl Jail {
 /// Removes the control group of the machine of this UID, whose programs have ended.
 pub(crate) fn clean(uid: &str) -> Result<(), ErrorBody> {
     let group = Path::new(CGROUPS).join(PARENT_CGROUP).join(uid);
-    match fs::remove_dir(&group) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(ErrorBody::new(ErrorCode::Host, format!("cannot remove the control group {}: {e}", group.display())))
+    let until = Instant::now() + EMPTY;
+    loop {
+        match fs::remove_dir(&group) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < until => thread::sleep(EMPTY_LOOK),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                let message = format!("cannot remove the control group {}: {e}", group.display());
+                return Err(ErrorBody::new(ErrorCode::Host, message));
+            }
+            _ => return Ok(()),
         }
-        _ => Ok(()),
     }
 }
 
@@ -178,13 +196,17 @@ impl From<io::Error> for Denied {
 
 impl Denied {
     fn told(self, part: Part, path: &Path) -> ErrorBody {
+        self.told_of(&part.name(), path)
+    }
+
+    fn told_of(self, what: &str, path: &Path) -> ErrorBody {
         let why = match self {
             Self::Io(error) => error.to_string(),
             Self::Exposed => "the jailed VMM may not read it, and so that it may, everybody on this host would have to; make it \
                               readable for all (`chmod o+r`), keep it in a directory that others cannot enter, or start without a jail"
                 .to_owned(),
         };
-        let message = format!("{} {} cannot be shown in the jail: {why}", part.name(), path.display());
+        let message = format!("{what} {} cannot be shown in the jail: {why}", path.display());
         ErrorBody::new(ErrorCode::FileUnavailable, message)
     }
 }

@@ -12,6 +12,7 @@ mod kernel_args;
 mod plan;
 mod power;
 mod request;
+mod snapshot;
 
 use std::process::ExitCode;
 

@@ -18,6 +18,8 @@ pub(crate) const GUEST_CID: u32 = 3;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Notes {
+    /// What Firecracker says of its version.
+    pub(crate) version: String,
     /// The jail, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) jail: Option<Jail>,

@@ -15,7 +15,7 @@ use crate::{
     api::Api,
     host::{self, GOOD_PAUSE},
     plan::API_SOCKET,
-    request::{FirecrackerVersion, Vm, VmState},
+    request::{FirecrackerVersion, InstanceInfo, Vm, VmState},
 };
 
 /// How long one request may take while the machine waits for it.
@@ -50,9 +50,14 @@ pub(crate) fn set_paused(vmm: ProcessId, paused: bool) -> Result<(), ErrorBody> 
         let state = if paused { VmState::Paused } else { VmState::Resumed };
         return api.patch("/vm", &Vm { state }, PATIENCE).map_err(|e| failed(e.to_string()));
     }
-    if !paused {
-        // It runs.
-        return Ok(());
+    // A snapshot stops it by the API, and makes the guest ready for what follows.
+    let info: InstanceInfo = api.get("/", PATIENCE).map_err(|e| failed(e.to_string()))?;
+    match (info.state.as_str(), paused) {
+        ("Paused", true) | ("Running", false) => return Ok(()),
+        ("Paused", false) => {
+            return api.patch("/vm", &Vm { state: VmState::Resumed }, PATIENCE).map_err(|e| failed(e.to_string()));
+        }
+        _ => {}
     }
     signal(process, Signal::STOP).map_err(failed)?;
     let until = Instant::now() + STILL;
@@ -63,6 +68,17 @@ pub(crate) fn set_paused(vmm: ProcessId, paused: bool) -> Result<(), ErrorBody> 
         thread::sleep(STILL_LOOK);
     }
     Ok(())
+}
+
+/// Makes the CPUs stand still by the API, as a snapshot needs it, however they were stopped.
+pub(crate) fn stand_still(vmm: ProcessId) -> Result<(), ErrorBody> {
+    let failed = |why: String| ErrorBody::new(ErrorCode::VmmFailed, format!("Firecracker cannot be paused: {why}"));
+    let process = innermost(vmm).map_err(|e| failed(e.to_string()))?;
+    if process.is_stopped().map_err(|e| failed(e.to_string()))? {
+        signal(process, Signal::CONT).map_err(failed)?;
+    }
+    let mut api = Api::connect(Path::new(API_SOCKET)).map_err(|e| failed(e.to_string()))?;
+    api.patch("/vm", &Vm { state: VmState::Paused }, PATIENCE).map_err(|e| failed(e.to_string()))
 }
 
 fn signal(process: ProcessId, signal: Signal) -> Result<(), String> {

@@ -1,5 +1,7 @@
 //! The bodies of requests, as Firecracker's API description has them.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 /// `PUT /machine-config`.
@@ -129,6 +131,39 @@ pub(crate) struct Vm {
 pub(crate) enum VmState {
     Paused,
     Resumed,
+}
+
+/// `PUT /snapshot/create`.
+#[derive(Debug, Serialize)]
+pub(crate) struct SnapshotCreate<'a> {
+    /// `Full` or `Diff`.
+    pub(crate) snapshot_type: &'a str,
+    pub(crate) snapshot_path: &'a Path,
+    pub(crate) mem_file_path: &'a Path,
+}
+
+/// `PUT /snapshot/load`.
+#[derive(Debug, Serialize)]
+pub(crate) struct SnapshotLoad<'a> {
+    pub(crate) snapshot_path: &'a Path,
+    pub(crate) mem_backend: MemoryBackend<'a>,
+    pub(crate) track_dirty_pages: bool,
+    pub(crate) resume_vm: bool,
+}
+
+/// Where the memory comes from.
+#[derive(Debug, Serialize)]
+pub(crate) struct MemoryBackend<'a> {
+    /// `File`.
+    pub(crate) backend_type: &'a str,
+    pub(crate) backend_path: &'a Path,
+}
+
+/// As much of the answer to `GET /` as is wanted.
+#[derive(Debug, Deserialize)]
+pub(crate) struct InstanceInfo {
+    /// `Not started`, `Running` or `Paused`.
+    pub(crate) state: String,
 }
 
 /// The answer to `GET /version`.

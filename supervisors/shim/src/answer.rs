@@ -101,7 +101,8 @@ fn on_machine(backend: &impl Backend, request: Request) -> Result<Machine, Error
         Request::Halt(r) => verbs::halt(&r),
         Request::Kill(r) => verbs::kill(&r.target),
         Request::Delete(r) => verbs::delete(backend, &r.target),
-        Request::Capabilities(_) | Request::Check(_) | Request::Snapshot(_) | Request::Console(_) | Request::Gc(_) => {
+        Request::Snapshot(r) => verbs::snapshot(&r),
+        Request::Capabilities(_) | Request::Check(_) | Request::Console(_) | Request::Gc(_) => {
             Err(ErrorBody::new(ErrorCode::UnsupportedVerb, "this verb changes no machine"))
         }
     }

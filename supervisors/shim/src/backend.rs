@@ -1,7 +1,14 @@
 //! What a backend adds to the shared parts.
 
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
 use microagent_base::process::ProcessId;
-use microagent_supervisor_protocol::{Accelerator, Capabilities, Check, ErrorBody, Identity, MachineConfig, Verb};
+use microagent_supervisor_protocol::{
+    Accelerator, Capabilities, Check, ErrorBody, ErrorCode, Identity, MachineConfig, Snapshot, SnapshotKind, Verb,
+};
 use serde::{Deserialize, Serialize};
 
 #[cfg(target_os = "linux")]
@@ -53,6 +60,56 @@ pub trait Backend: Sync {
         Ok(())
     }
 
+    /// What of the VMM and its machine must be the same where a machine goes on from a snapshot; what holds for every backend (the
+    /// host's CPU and kernel, the machine's size, its disks) is added.
+    ///
+    /// # Errors
+    /// When it cannot be known.
+    fn snapshot_facts(&self, _launch: &Launch, _config: &MachineConfig) -> Result<BTreeMap<String, String>, ErrorBody> {
+        Ok(BTreeMap::new())
+    }
+
+    /// Whether the snapshot could be made, before the machine stands still for it.
+    ///
+    /// # Errors
+    /// Why not.
+    fn check_snapshot(&self, _config: &MachineConfig, _wanted: &Snapshot) -> Result<(), ErrorBody> {
+        Err(no_snapshots(self.name()))
+    }
+
+    /// Writes memory and devices of the machine, which stands still, to files in the directory, which is empty. Called by the shim, in
+    /// the machine's directory. The machine stands still afterwards too.
+    ///
+    /// # Errors
+    /// When they cannot be written. The machine stands still then too; its guest's connections may be lost.
+    fn snapshot(
+        &self,
+        _launch: &Launch,
+        _config: &MachineConfig,
+        _vmm: ProcessId,
+        _dir: &Path,
+        _kind: SnapshotKind,
+    ) -> Result<(), ErrorBody> {
+        Err(no_snapshots(self.name()))
+    }
+
+    /// As [`Self::prepare`], and after it, for a machine that goes on from a snapshot: the directories of a full one, and of the changes
+    /// since, in their order.
+    ///
+    /// # Errors
+    /// When it cannot be made ready; `start` answers so.
+    fn prepare_restore(&self, _launch: &Launch, _config: &MachineConfig, _chain: &[PathBuf]) -> Result<(), ErrorBody> {
+        Err(no_snapshots(self.name()))
+    }
+
+    /// In the place of [`Self::configure`]: has the VMM go on from there. The machine runs afterwards.
+    ///
+    /// # Errors
+    /// As those of [`Self::configure`].
+    fn restore(&self, _launch: &Launch, _config: &MachineConfig, _chain: &[PathBuf]) -> Result<(), ErrorBody> {
+        Err(no_snapshots(self.name()))
+    }
+
     /// Asks the guest's kernel to end by whatever means the machine has, when guest-init could not be asked. That there is none is no
     /// error; the machine is ended when its grace period is over in any case.
     fn press_power_button(&self) {}
@@ -75,6 +132,10 @@ pub trait Backend: Sync {
 
     /// Told when a launch showed no sign of life and one after it did, so that later starts need not wait for it.
     fn gave_up(&self, launch: &Launch, why: &str);
+}
+
+fn no_snapshots(backend: &str) -> ErrorBody {
+    ErrorBody::new(ErrorCode::UnsupportedVerb, format!("backend {backend} has no snapshots"))
 }
 
 /// One way to start one machine.

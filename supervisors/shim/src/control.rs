@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use microagent_supervisor_protocol::{ErrorBody, vsock};
+use microagent_supervisor_protocol::{ErrorBody, Snapshot, vsock};
 use serde::{Deserialize, Serialize};
 
 use crate::run::Signal;
@@ -18,8 +18,11 @@ use crate::run::Signal;
 /// How long either side waits for the other: a VMM that does not answer takes 5 seconds of it.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// The longest wish, in bytes.
-const MAX_WISH: u64 = 256;
+/// How long a snapshot may take: a machine's memory is written to a disk, and flushed.
+const WRITING: Duration = Duration::from_secs(600);
+
+/// The longest wish, in bytes: one has a path.
+const MAX_WISH: u64 = 16 * 1024;
 
 /// The longest answer, in bytes.
 const MAX_ANSWER: u64 = 64 * 1024;
@@ -43,7 +46,7 @@ impl From<io::Error> for Refusal {
 }
 
 /// What the shim can be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) enum Wish {
     /// End within this many seconds.
@@ -59,12 +62,21 @@ pub(crate) enum Wish {
     Resume,
     /// Run, cut off.
     Quarantine,
+    /// Be written down.
+    Snapshot(Snapshot),
+}
+
+impl Wish {
+    /// How long the shim may take for it.
+    fn patience(&self) -> Duration {
+        if matches!(self, Self::Snapshot(_)) { WRITING } else { PATIENCE }
+    }
 }
 
 /// Tells the shim; returns when it has recorded the wish.
 pub(crate) fn tell(socket: &Path, wish: Wish) -> Result<(), Refusal> {
     let mut stream = vsock::connect_within(socket, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(wish.patience()))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = serde_json::to_vec(&wish).map_err(io::Error::from)?;
     line.push(b'\n');
@@ -93,10 +105,11 @@ fn serve_one(mut stream: &UnixStream, signals: &SyncSender<Signal>) -> io::Resul
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = String::new();
     BufReader::new(stream.take(MAX_WISH)).read_line(&mut line)?;
-    let wish = serde_json::from_str(&line)?;
+    let wish: Wish = serde_json::from_str(&line)?;
+    let patience = wish.patience();
     let (recorded, wait) = sync_channel(1);
     signals.send(Signal::Wish(wish, recorded)).map_err(io::Error::other)?;
-    match wait.recv_timeout(PATIENCE).map_err(io::Error::other)? {
+    match wait.recv_timeout(patience).map_err(io::Error::other)? {
         Ok(()) => stream.write_all(b"ok\n"),
         Err(error) => {
             let mut line = serde_json::to_vec(&error)?;

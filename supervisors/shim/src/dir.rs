@@ -26,6 +26,8 @@ pub const LOGGER: &str = "logger.fifo";
 pub const METRICS_PIPE: &str = "metrics.fifo";
 /// What a VMM told last of its metrics.
 pub const METRICS: &str = "metrics.json";
+/// The memory of a machine that goes on from changes after a full snapshot.
+pub const MERGED_MEMORY: &str = "memory";
 /// The root directory of a VMM that is jailed is below this.
 pub const JAIL: &str = "jail";
 pub(crate) const VMM_LOG: &str = "vmm.log";
@@ -116,7 +118,7 @@ impl MachineDir {
 }
 
 fn is_ours(name: &str) -> bool {
-    const NAMES: [&str; 10] = [
+    const NAMES: [&str; 11] = [
         MACHINE_RECORD,
         CONSOLE_LOG,
         WORKLOAD_LOG,
@@ -127,6 +129,7 @@ fn is_ours(name: &str) -> bool {
         LOGGER,
         METRICS_PIPE,
         METRICS,
+        MERGED_MEMORY,
     ];
     NAMES.contains(&name.strip_suffix(".1").unwrap_or(name))
         || name.ends_with(".sock")

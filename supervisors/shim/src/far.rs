@@ -18,7 +18,7 @@ use std::{
 
 use microagent_supervisor_protocol::vsock;
 
-use crate::{backend::Launch, dir::GUEST_SOCKET};
+use crate::{backend::Launch, dir::GUEST_SOCKET, socket};
 
 /// How long a guest may take for one handshake: it runs already when it is tried, but may be translated on a busy host.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -57,11 +57,11 @@ static UNANSWERED: AtomicUsize = AtomicUsize::new(0);
 
 /// A connection by the program. It is never closed before its answer came, however late: vhost-device-vsock (0.3) ends its work when it
 /// cannot deliver an answer, and nothing could reach the guest any more.
-fn ask(socket: &Path, port: u32, patience: Duration) -> io::Result<UnixStream> {
+fn ask(path: &Path, port: u32, patience: Duration) -> io::Result<UnixStream> {
     if UNANSWERED.load(Ordering::Relaxed) >= MAX_UNANSWERED {
         return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "the guest answers no connection"));
     }
-    let stream = vsock::connect_within(socket, patience)?;
+    let stream = socket::connect(path, patience)?;
     stream.set_read_timeout(Some(patience))?;
     (&stream).write_all(format!("CONNECT {port}\n").as_bytes())?;
     let answer = vsock::await_answer(&stream);

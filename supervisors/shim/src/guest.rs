@@ -1,7 +1,9 @@
 //! The shim's connection to guest-init.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Read},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, mpsc::SyncSender},
     thread,
@@ -10,7 +12,7 @@ use std::{
 
 use jiff::Timestamp;
 use microagent_guest_protocol::{
-    CONTROL_PORT, Config, Event, Request, ShutdownReply,
+    CONTROL_PORT, Config, Event, Output, Request, ShutdownReply,
     frame::{self, Kind},
 };
 use microagent_supervisor_protocol::Artifact;
@@ -50,6 +52,21 @@ pub(crate) enum Word {
 /// The configuration until it is sent; it may hold secrets and is forgotten then.
 pub(crate) type Waiting = Arc<Mutex<Option<Box<Config>>>>;
 
+/// The connection to the guest, for the shim to cut.
+pub(crate) type Line = Arc<Mutex<Option<UnixStream>>>;
+
+/// What the guest is told first.
+#[derive(Clone)]
+pub(crate) enum Hello {
+    /// What it is to become.
+    Configure(Waiting),
+    /// That it goes on after a snapshot, and how many of its events were heard; its outputs, which its configuration had.
+    Resumed { seen: u64, outputs: Vec<Output> },
+}
+
+/// How many bytes a guest gets for its random numbers: as many as the kernel's generator holds.
+const SEED: usize = 32;
+
 /// Where outputs go, and how many bytes they may have.
 #[derive(Clone, Debug)]
 pub(crate) struct Bound {
@@ -60,7 +77,7 @@ pub(crate) struct Bound {
 /// Tries once to connect and, where the guest listens, configures it and listens to it until it is over.
 pub(crate) fn connect(
     far: Far,
-    waiting: Waiting,
+    (hello, line): (Hello, Line),
     log_bytes: u64,
     outputs: Bound,
     activity: Activity,
@@ -75,16 +92,31 @@ pub(crate) fn connect(
                 return;
             }
         };
-        let Some(mut config) = waiting.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        config.realtime_ns = realtime_ns();
-        let mut outputs = Outputs::new(&outputs.machine_dir, &config.outputs, outputs.bytes);
-        let sent = stream
-            .set_write_timeout(Some(CONFIGURE))
-            .and_then(|()| frame::write_message(&mut &stream, &Request::Configure(config)));
+        let (request, outputs) = match hello {
+            Hello::Configure(waiting) => {
+                let Some(mut config) = waiting.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+                config.realtime_ns = realtime_ns();
+                let outputs = (config.outputs.clone(), outputs);
+                (Ok(Request::Configure(config)), outputs)
+            }
+            Hello::Resumed { seen, outputs: expected } => {
+                let request = seed().map(|seed| Request::Resumed { realtime_ns: realtime_ns(), seed, seen });
+                (request, (expected, outputs))
+            }
+        };
+        let mut outputs = Outputs::new(&outputs.1.machine_dir, &outputs.0, outputs.1.bytes);
+        *line.lock().unwrap_or_else(PoisonError::into_inner) = stream.try_clone().ok();
+        let sent = request.and_then(|request| {
+            stream.set_write_timeout(Some(CONFIGURE))?;
+            frame::write_message(&mut &stream, &request)
+        });
         let over = match sent {
             Ok(()) => listen(&mut &stream, log_bytes, &mut outputs, &activity, &tell).err(),
             Err(e) => Some(format!("the guest did not take its configuration: {e}")),
         };
+        // The guest hears that its last word arrived by the end of the connection, of which this is the other half.
+        *line.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        drop(stream);
         tell(Word::Over(over));
     })?;
     Ok(())
@@ -190,6 +222,12 @@ pub(crate) fn shutdown(far: Far, grace_seconds: u32, signals: SyncSender<Signal>
     if let Err(e) = asked {
         eprintln!("cannot start a thread: {e}");
     }
+}
+
+fn seed() -> io::Result<Vec<u8>> {
+    let mut seed = vec![0; SEED];
+    File::open("/dev/urandom")?.read_exact(&mut seed)?;
+    Ok(seed)
 }
 
 fn realtime_ns() -> u64 {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use microagent_guest_protocol::Config as GuestConfig;
-use microagent_supervisor_protocol::{Identity, MachineConfig, Response};
+use microagent_supervisor_protocol::{Identity, MachineConfig, Response, Restore};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Launch;
@@ -20,6 +20,8 @@ pub(crate) struct Boot {
     pub(crate) config: MachineConfig,
     pub(crate) guest: Box<GuestConfig>,
     pub(crate) launches: Vec<Launch>,
+    #[serde(default)]
+    pub(crate) restore: Option<Restore>,
 }
 
 /// The pipe to `start`: told once, and closed then, as `start` waits for its end.

@@ -17,6 +17,7 @@
 //! | `outputs/NAME.tar` | what the guest copied out when its workload had ended; removed by the next start |
 //! | `logger.fifo` | what the VMM logs on a pipe of its own; it goes to `vmm.log` |
 //! | `metrics.json`, `metrics.fifo` | what the VMM told last of its metrics, and the pipe on which it does |
+//! | `memory` | the memory that a machine went on from, where it had to be put together |
 //! | `jail` | the root directory of a VMM that is jailed; gone with the machine |
 //! | `control.sock` | how `halt`, `kill`, `pause`, `resume` and `quarantine` reach the shim |
 //! | `shim.lock` | locked while the shim lives; holds its process id |
@@ -48,6 +49,8 @@ pub mod program;
 mod record;
 pub mod relay;
 mod run;
+mod snapshot;
+pub mod socket;
 mod timers;
 mod verbs;
 mod vmm;
@@ -59,6 +62,7 @@ pub use backend::{Backend, Confined, Launch, Program};
 #[cfg(target_os = "linux")]
 pub use confine::Bind;
 pub use dir::{
-    CONSOLE_LOG, GUEST_SOCKET, JAIL, LOGGER, MACHINE_RECORD, METRICS, METRICS_PIPE, VSOCK_SOCKET, WORKLOAD_LOG,
+    CONSOLE_LOG, GUEST_SOCKET, JAIL, LOGGER, MACHINE_RECORD, MERGED_MEMORY, METRICS, METRICS_PIPE, VSOCK_SOCKET,
+    WORKLOAD_LOG,
 };
 pub use record::Record;

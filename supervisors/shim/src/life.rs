@@ -2,7 +2,10 @@
 
 use jiff::Timestamp;
 use microagent_guest_protocol::{Config, Event, Exit};
-use microagent_supervisor_protocol::{Artifact, ErrorBody, ErrorCode, ErrorText, Health, Machine, MachineState};
+use microagent_supervisor_protocol::{
+    Artifact, ErrorBody, ErrorCode, ErrorText, GuestStatus, Health, Machine, MachineState,
+};
+use serde::{Deserialize, Serialize};
 
 /// The longest message of the guest that is kept, in characters.
 const MAX_MESSAGE: usize = 4096;
@@ -14,8 +17,10 @@ const MAX_CODE: usize = 64;
 const GUEST_INIT: &str = "microagent: ";
 
 /// How far the guest has come. The order of the variants is that of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 enum Stage {
+    #[default]
     Silent,
     Configured,
     Mounted,
@@ -62,6 +67,16 @@ impl Expected {
     }
 }
 
+/// How far a guest had come when a snapshot of it was made.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Progress {
+    stage: Stage,
+    next_step: u32,
+    seen: u64,
+    guest: GuestStatus,
+}
+
 /// One boot of a machine.
 pub(crate) struct Life {
     /// What is true of it.
@@ -69,6 +84,10 @@ pub(crate) struct Life {
     stage: Stage,
     expected: Expected,
     next_step: u32,
+    /// How many events the guest has told.
+    seen: u64,
+    /// The guest is to say that it goes on after a snapshot.
+    resuming: bool,
     wished: bool,
     /// Outputs were given up.
     abandoned: bool,
@@ -77,7 +96,44 @@ pub(crate) struct Life {
 
 impl Life {
     pub(crate) fn new(machine: Machine, expected: Expected) -> Self {
-        Self { machine, stage: Stage::Silent, expected, next_step: 0, wished: false, abandoned: false, panic: None }
+        Self {
+            machine,
+            stage: Stage::Silent,
+            expected,
+            next_step: 0,
+            seen: 0,
+            resuming: false,
+            wished: false,
+            abandoned: false,
+            panic: None,
+        }
+    }
+
+    /// How far the guest has come, for a snapshot.
+    pub(crate) fn progress(&self) -> Progress {
+        Progress { stage: self.stage, next_step: self.next_step, seen: self.seen, guest: self.machine.guest.clone() }
+    }
+
+    /// The machine goes on from where a snapshot left it.
+    pub(crate) fn take_up(&mut self, progress: Progress) {
+        (self.stage, self.next_step, self.seen) = (progress.stage, progress.next_step, progress.seen);
+        self.machine.guest = GuestStatus { ready: false, ..progress.guest };
+        self.resuming = true;
+    }
+
+    /// The connection to the guest is lost by a snapshot; the guest is asked to go on by another.
+    pub(crate) fn interrupt(&mut self) {
+        self.resuming = true;
+    }
+
+    /// Whether the guest has yet to say that it goes on.
+    pub(crate) fn is_resuming(&self) -> bool {
+        self.resuming
+    }
+
+    /// How many events were heard.
+    pub(crate) fn seen(&self) -> u64 {
+        self.seen
     }
 
     pub(crate) fn is_configured(&self) -> bool {
@@ -117,6 +173,9 @@ impl Life {
             matches!(self.machine.state, MachineState::Running | MachineState::Paused | MachineState::Quarantined);
         let why = match self.stage {
             _ if !runs => format!("the machine is {:?}", self.machine.state),
+            _ if self.resuming && self.machine.state != MachineState::Paused => {
+                "its guest has not gone on after the snapshot yet".to_owned()
+            }
             Stage::Silent => "its guest has not taken its configuration yet".to_owned(),
             Stage::Outputs(_) | Stage::InOutput(_) => "its workload has ended".to_owned(),
             Stage::Done => "its guest is about to power off".to_owned(),
@@ -138,6 +197,19 @@ impl Life {
     /// # Errors
     /// What is wrong, where it cannot be so now.
     pub(crate) fn tell(&mut self, event: Event, now: Timestamp) -> Result<(), String> {
+        if let Event::Resumed { at_ms } = event {
+            if !self.resuming {
+                return Err("the guest told Resumed, and was not asked to go on".to_owned());
+            }
+            self.resuming = false;
+            self.machine.guest.ready = true;
+            self.machine.guest.timings.insert("resumed".to_owned(), at_ms);
+            if self.machine.state == MachineState::Starting {
+                self.machine.state = MachineState::Running;
+            }
+            return Ok(());
+        }
+        self.seen += 1;
         let stage = self.stage;
         let wrong = |what: &str| Err(format!("the guest told {what} when it was {stage:?}"));
         let guest = &mut self.machine.guest;
@@ -225,7 +297,7 @@ impl Life {
             },
             Event::Resumed { .. } => return wrong("Resumed"),
             // The shim's own words are of the file: see `output`.
-            Event::OutputFinished { .. } | Event::Resumed { .. } => return wrong("OutputFinished"),
+            Event::OutputFinished { .. } => return wrong("OutputFinished"),
             Event::Failed { code, message, at_ms } => {
                 if stage > Stage::Workload {
                     return wrong("Failed");
@@ -243,6 +315,7 @@ impl Life {
     /// # Errors
     /// When it is not the one that is being copied out.
     pub(crate) fn output(&mut self, artifact: Artifact) -> Result<(), String> {
+        self.seen += 1;
         match self.stage {
             Stage::InOutput(n) if self.expected.outputs.get(n) == Some(&artifact.name) => {
                 self.machine.artifacts.push(artifact);

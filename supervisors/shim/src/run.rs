@@ -15,7 +15,10 @@ use std::{
 
 use jiff::Timestamp;
 use microagent_base::{Digest, durable, lock::FileLock, process::ProcessId};
-use microagent_supervisor_protocol::{ErrorBody, ErrorCode, Machine, MachineConfig, MachineState, Owner, Response};
+use microagent_guest_protocol::Output;
+use microagent_supervisor_protocol::{
+    ErrorBody, ErrorCode, Machine, MachineConfig, MachineState, Owner, Response, Restore,
+};
 
 use crate::{
     activity::Activity,
@@ -26,11 +29,12 @@ use crate::{
     dir::{CONTROL_SOCKET, GUEST_SOCKET, MachineDir, SHIM_LOCK, VSOCK_SOCKET, host},
     disks,
     far::Far,
-    guest::{self, Bound, Waiting, Word},
+    guest::{self, Bound, Hello, Line, Waiting, Word},
     handover::{Boot, Ready},
     hear::{self, Said},
     life::{Expected, Life, VmmEnd},
     record::{FORMAT, Record},
+    snapshot::{self, Base, Found},
     timers::{Timers, due},
     vmm,
 };
@@ -107,7 +111,7 @@ fn begin(backend: &impl Backend, dir: &Path, ready: &mut Ready) -> Result<(), Er
 pub(crate) struct Shim<'a> {
     pub(crate) backend: &'a dyn Backend,
     dir: MachineDir,
-    config: MachineConfig,
+    pub(crate) config: MachineConfig,
     config_digest: String,
     launches: Vec<Launch>,
     own: ProcessId,
@@ -123,6 +127,15 @@ pub(crate) struct Shim<'a> {
     /// What the record on disk says.
     saved: Option<Machine>,
     waiting: Waiting,
+    /// What is expected of the guest, for a connection that replaces the first.
+    outputs: Vec<Output>,
+    /// The connection to the guest.
+    pub(crate) line: Line,
+    restore: Option<Restore>,
+    /// The present launch.
+    pub(crate) launch: Option<Launch>,
+    /// The snapshot that was made last, and how many there were.
+    pub(crate) last_snapshot: (Option<Base>, u32),
     pub(crate) sender: SyncSender<Signal>,
     signals: Receiver<Signal>,
     /// Wishes that are answered once they are recorded.
@@ -179,7 +192,12 @@ impl<'a> Shim<'a> {
             killed: false,
             paused: Some(false),
             saved: None,
+            outputs: boot.guest.outputs.clone(),
             waiting: Arc::new(Mutex::new(Some(boot.guest))),
+            line: Line::default(),
+            restore: boot.restore,
+            launch: None,
+            last_snapshot: (None, 0),
             sender,
             signals,
             unanswered: Vec::new(),
@@ -233,7 +251,15 @@ impl<'a> Shim<'a> {
         for socket in sockets {
             durable::remove_file(Path::new(socket)).map_err(|e| crate::dir::durable_error(&e))?;
         }
+        let found = self.restore.as_ref().map(|restore| snapshot::find(&restore.dir)).transpose()?;
+        if let Some(found) = &found {
+            found.check(&snapshot::facts(self.backend, launch, &self.config)?)?;
+        }
         self.backend.prepare(launch, &self.config)?;
+        if let Some(found) = &found {
+            self.backend.prepare_restore(launch, &self.config, &found.chain)?;
+            self.life.take_up(found.progress.clone());
+        }
         if let Some(program) = &launch.helper {
             let mut child = vmm::spawn(program, Stdio::null())?;
             let said = hear::helper(&mut child)?;
@@ -244,7 +270,7 @@ impl<'a> Shim<'a> {
         let vmm = vmm::identity(&child)?;
         let said = hear::vmm(&mut child, launch, self.config.log_bytes, &self.sender)?;
         self.begin_launch(launch, given_up, last, vmm);
-        if let Err(error) = self.configure(launch, &mut child) {
+        if let Err(error) = self.configure(launch, &mut child, found.as_ref()) {
             let _ = child.kill();
             let _ = child.wait();
             said.wait();
@@ -280,9 +306,12 @@ impl<'a> Shim<'a> {
     }
 
     /// Tells the VMM what its machine is.
-    fn configure(&self, launch: &Launch, child: &mut Child) -> Result<(), ErrorBody> {
+    fn configure(&self, launch: &Launch, child: &mut Child, found: Option<&Found>) -> Result<(), ErrorBody> {
         vmm::await_socket(child, &launch.vmm)?;
-        self.backend.configure(launch, &self.config)
+        match found {
+            Some(found) => self.backend.restore(launch, &self.config, &found.chain),
+            None => self.backend.configure(launch, &self.config),
+        }
     }
 
     fn begin_launch(&mut self, launch: &Launch, given_up: Option<String>, last: bool, vmm: ProcessId) {
@@ -295,6 +324,7 @@ impl<'a> Shim<'a> {
         machine.accelerator_reason = given_up.or_else(|| launch.accelerator_reason.clone());
         machine.vsock = Some(self.dir.join(VSOCK_SOCKET));
         machine.started_at = Some(Timestamp::now());
+        self.launch = Some(launch.clone());
         self.far = Far::of(launch);
         self.bridge.lead_to(self.far);
         self.started = now;
@@ -305,7 +335,7 @@ impl<'a> Shim<'a> {
         self.timers.silence = launch.silence_ms.filter(|_| !last).map(|ms| now + Duration::from_millis(ms));
         self.timers.boot = Some(now + boot);
         // The console tells when the guest listens; this is for kernels whose console says nothing.
-        self.timers.connect = Some(now + boot / 2);
+        self.timers.connect = Some(now + if self.life.is_resuming() { Duration::ZERO } else { boot / 2 });
     }
 
     /// Runs until the VMM has ended. `alive` is told after the first sign of life.
@@ -344,7 +374,7 @@ impl<'a> Shim<'a> {
     }
 
     fn check_timers(&mut self, now: Instant, said: &Said) {
-        if due(&mut self.timers.boot, now) && !self.life.is_configured() {
+        if due(&mut self.timers.boot, now) && (!self.life.is_configured() || self.life.is_resuming()) {
             let refusal =
                 self.refusal.as_ref().map_or_else(String::new, |e| format!("; its port could not be reached: {e}"));
             let message = format!("the guest was not ready {} ms after its start{refusal}", millis(now - self.started));
@@ -353,10 +383,15 @@ impl<'a> Shim<'a> {
         }
         if due(&mut self.timers.connect, now) && self.connection == Connection::None {
             self.connection = Connection::Open;
-            let (waiting, activity) = (Arc::clone(&self.waiting), self.activity.clone());
+            let activity = self.activity.clone();
+            let hello = if self.life.is_resuming() {
+                Hello::Resumed { seen: self.life.seen(), outputs: self.outputs.clone() }
+            } else {
+                Hello::Configure(Arc::clone(&self.waiting))
+            };
+            let hello = (hello, Arc::clone(&self.line));
             let outputs = Bound { machine_dir: self.dir.path().to_owned(), bytes: self.config.output_bytes };
-            let tried =
-                guest::connect(self.far, waiting, self.config.log_bytes, outputs, activity, self.sender.clone());
+            let tried = guest::connect(self.far, hello, self.config.log_bytes, outputs, activity, self.sender.clone());
             if let Err(e) = tried {
                 eprintln!("cannot start a thread: {e}");
                 self.connection = Connection::None;

@@ -16,7 +16,7 @@ use microagent_base::{
 };
 use microagent_supervisor_protocol::{
     Console, ConsoleRequest, ErrorBody, ErrorCode, HaltRequest, Machine, MachineState, PrepareRequest, Response,
-    StartRequest, Target, Verb,
+    SnapshotRequest, StartRequest, Target, Verb,
 };
 
 use crate::{
@@ -90,6 +90,7 @@ pub(crate) fn start(backend: &impl Backend, request: StartRequest) -> Result<Mac
             config: request.config,
             guest: Box::new(request.guest),
             launches,
+            restore: request.restore,
         },
     )
 }
@@ -153,7 +154,12 @@ pub(crate) fn console(request: &ConsoleRequest) -> Result<(Machine, Console), Er
     Ok((observe(&dir, &request.target)?, end_of_log::console(&dir, request)?))
 }
 
-/// Pauses, resumes or quarantines the machine.
+/// Makes a snapshot of the machine.
+pub(crate) fn snapshot(request: &SnapshotRequest) -> Result<Machine, ErrorBody> {
+    change(&request.target, Wish::Snapshot(request.snapshot.clone()))
+}
+
+/// Pauses, resumes, quarantines or writes down the machine.
 pub(crate) fn change(target: &Target, wish: Wish) -> Result<Machine, ErrorBody> {
     let dir = open(target)?;
     let machine = observe(&dir, target)?;

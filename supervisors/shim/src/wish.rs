@@ -1,17 +1,19 @@
 //! What the shim does when it is told to end, pause, resume or quarantine its machine.
 
 use std::{
-    sync::mpsc::SyncSender,
+    net::Shutdown,
+    sync::{PoisonError, mpsc::SyncSender},
     time::{Duration, Instant},
 };
 
 use microagent_guest_protocol::OUTPUT_SECONDS;
-use microagent_supervisor_protocol::{ErrorBody, MachineState};
+use microagent_supervisor_protocol::{ErrorBody, ErrorCode, MachineState, Snapshot, SnapshotKind};
 
 use crate::{
     control::{Answer, Wish},
     guest,
-    run::{RETRY, Shim},
+    run::{Connection, LOST, RETRY, Shim},
+    snapshot::{self, Base, Draft},
 };
 
 /// How long after the grace period, and the time for outputs, a halted machine is ended: the protocol's word.
@@ -33,6 +35,7 @@ impl Shim<'_> {
             Wish::Pause => self.become_state(MachineState::Paused, now),
             Wish::Resume => self.become_state(MachineState::Running, now),
             Wish::Quarantine => self.become_state(MachineState::Quarantined, now),
+            Wish::Snapshot(snapshot) => self.snapshot(&snapshot, now),
         };
         match taken {
             Ok(()) => self.unanswered.push(answer),
@@ -74,6 +77,63 @@ impl Shim<'_> {
         Ok(())
     }
 
+    /// Makes a snapshot. The machine stands still for that, and everything else that it is asked waits.
+    fn snapshot(&mut self, wanted: &Snapshot, now: Instant) -> Result<(), ErrorBody> {
+        self.life.check_runs()?;
+        let was = self.life.machine.state;
+        if was == MachineState::Quarantined {
+            return Err(ErrorBody::new(ErrorCode::MachineNotRunning, "the machine is Quarantined"));
+        }
+        snapshot::check_target(&wanted.dir)?;
+        self.backend.check_snapshot(&self.config, wanted)?;
+        self.bridge.hold();
+        let paused = self.set_paused(true, now);
+        let made = paused.clone().and_then(|()| self.write_snapshot(wanted));
+        if paused.is_ok() {
+            // The VMM resets the device before it writes, and also where that fails: the guest will close its ends, and tells nobody.
+            self.life.interrupt();
+            self.bridge.cut();
+            if let Some(line) = self.line.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                let _ = line.shutdown(Shutdown::Both);
+            }
+        }
+        if was == MachineState::Running && (wanted.resume || made.is_err()) {
+            self.restore_power(now);
+            self.bridge.join();
+        } else {
+            self.life.machine.state = MachineState::Paused;
+        }
+        made
+    }
+
+    fn write_snapshot(&mut self, wanted: &Snapshot) -> Result<(), ErrorBody> {
+        let (Some(launch), Some(vmm)) = (&self.launch, self.vmm) else {
+            return Err(ErrorBody::new(ErrorCode::MachineNotRunning, "the machine has ended"));
+        };
+        let boot = self.life.machine.identity.as_ref().map_or("", |identity| &identity.boot_id);
+        let (last, number) = &self.last_snapshot;
+        let id = format!("{boot}-{number}");
+        let draft = Draft {
+            id: id.clone(),
+            kind: wanted.kind,
+            base: if wanted.kind == SnapshotKind::Diff { last.clone() } else { None },
+            facts: snapshot::facts(self.backend, launch, &self.config)?,
+            progress: self.life.progress(),
+            write: &|dir| self.backend.snapshot(launch, &self.config, vmm, dir, wanted.kind),
+        };
+        snapshot::make(&wanted.dir, draft)?;
+        self.last_snapshot = (Some(Base { id, dir: wanted.dir.clone() }), number + 1);
+        Ok(())
+    }
+
+    /// Asks the guest to go on after a snapshot, once it runs.
+    pub(crate) fn reconnect(&mut self, now: Instant) {
+        if self.life.is_resuming() && self.connection == Connection::None && self.paused == Some(false) {
+            self.timers.connect = Some(now);
+            self.timers.boot.get_or_insert(now + LOST);
+        }
+    }
+
     /// Has the CPUs stand still or run, as the machine's state says.
     pub(crate) fn restore_power(&mut self, now: Instant) {
         if let Err(e) = self.set_paused(self.life.machine.state == MachineState::Paused, now) {
@@ -90,6 +150,7 @@ impl Shim<'_> {
             Ok(()) => {
                 self.paused = Some(paused);
                 self.timers.power = None;
+                self.reconnect(now);
                 Ok(())
             }
             Err(e) => {

@@ -26,13 +26,14 @@ impl Shim<'_> {
                 self.timers.connect = Some(now + RETRY);
             }
             Word::Event(event) => {
-                let configured = matches!(event, Event::Configured { .. });
+                let configured = matches!(event, Event::Configured { .. } | Event::Resumed { .. });
+                let stage = if matches!(event, Event::Resumed { .. }) { "resumed" } else { "configured" };
                 if let Err(why) = self.life.tell(event, Timestamp::now()) {
                     self.life.fail(ErrorCode::GuestProtocol, why, "");
                     self.kill();
                 } else if configured {
                     self.timers.boot = None;
-                    self.stage("configured", now);
+                    self.stage(stage, now);
                 } else {
                     self.limit_the_rest(now);
                 }
@@ -47,7 +48,12 @@ impl Shim<'_> {
             }
             Word::Over(broken) => {
                 self.connection = Connection::Over;
-                if let Some(why) = broken {
+                if self.life.is_resuming() && broken.is_none() {
+                    // Lost by a snapshot, or once more by another.
+                    self.connection = Connection::None;
+                    self.timers.connect = Some(now + RETRY);
+                    self.reconnect(now);
+                } else if let Some(why) = broken {
                     self.life.fail(ErrorCode::GuestProtocol, why, "");
                     self.kill();
                 } else if self.life.is_copying() {

@@ -70,6 +70,12 @@ pub fn real_firecracker() -> Option<PathBuf> {
         .filter(|path| path.is_file())
 }
 
+/// A kernel for the real Firecracker, an uncompressed `vmlinux`: what `MICROAGENT_FIRECRACKER_KERNEL` names.
+#[must_use]
+pub fn real_kernel() -> Option<PathBuf> {
+    env::var_os("MICROAGENT_FIRECRACKER_KERNEL").map(PathBuf::from)
+}
+
 impl MachineHost {
     /// A host whose stand-in has a guest of this mode, and no jail.
     ///

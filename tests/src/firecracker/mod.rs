@@ -30,7 +30,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use host::{JAIL_FILES, MachineHost, SECRET, real_firecracker};
+pub use host::{JAIL_FILES, MachineHost, SECRET, real_firecracker, real_kernel};
 pub use openapi::Description;
 pub use shapes::RESOURCES;
 

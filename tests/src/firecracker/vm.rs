@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{self, Write},
-    os::unix::{fs::OpenOptionsExt, net::UnixStream},
+    os::unix::{
+        fs::{FileExt, OpenOptionsExt},
+        net::UnixStream,
+    },
     process,
     sync::{Arc, mpsc::Receiver},
     thread,
@@ -50,6 +53,9 @@ pub(super) struct Vm {
     connections: Option<Receiver<UnixStream>>,
     logger: Option<File>,
     metrics: Option<File>,
+    snapshots: u32,
+    /// A snapshot told the guest that its connections are gone.
+    reset: bool,
 }
 
 type Body = Map<String, Value>;
@@ -65,6 +71,8 @@ impl Vm {
             connections: None,
             logger: None,
             metrics: None,
+            snapshots: 0,
+            reset: false,
         }
     }
 
@@ -101,6 +109,10 @@ impl Vm {
             _ => When::After,
         };
         match (when, self.state) {
+            // Devices could be plugged in, where there is PCI.
+            (When::Before, State::Running | State::Paused) if name.is_some() => {
+                return Answer::fault("PCI is not enabled");
+            }
             (When::Before, State::Running | State::Paused) => {
                 return Answer::fault("The requested operation is not supported after starting the microVM.");
             }
@@ -270,7 +282,7 @@ impl Vm {
         self.device.pause(paused);
         // Before 1.17 a guest that ran on was never sent anything again.
         let old = ["1.15.", "1.16."].iter().any(|old| self.script.version.starts_with(old));
-        if old && was == State::Paused && !paused {
+        if old && was == State::Paused && !paused && !std::mem::take(&mut self.reset) {
             self.device.fall_deaf();
         }
     }
@@ -284,11 +296,21 @@ impl Vm {
         let failed = |e: &dyn std::fmt::Display| format!("Create snapshot error: Cannot write the memory file: {e}");
         let (state, memory) = (inside(text(body, "snapshot_path")), inside(text(body, "mem_file_path")));
         let file = File::create(&memory).map_err(|e| failed(&e))?;
+        // The guest is told that its connections are gone before anything is written.
+        self.reset = true;
         if self.script.fault == Some(Fault::FullDisk) {
             return Err(failed(&"No space left on device (os error 28)"));
         }
         file.set_len(self.memory() << 20).map_err(|e| failed(&e))?;
-        self.device.reset();
+        // All of the memory, or the page that this snapshot alone wrote.
+        let full = text(body, "snapshot_type") != "Diff";
+        let page = self.snapshots % 32;
+        self.snapshots += 1;
+        let pages = if full { 0..32 } else { page..page + 1 };
+        for page in pages {
+            let byte = if full { 1 } else { u8::try_from(page + 1).unwrap_or(0) };
+            file.write_all_at(&[byte; 4096], u64::from(page) * (1 << 20)).map_err(|e| failed(&e))?;
+        }
         let saved = json!({ "version": self.script.version, "guest": self.script.guest, "set": self.set });
         std::fs::write(state, saved.to_string()).map_err(|e| failed(&e))
     }
@@ -297,15 +319,17 @@ impl Vm {
         if !self.set.is_empty() {
             return Err("Load snapshot error: Loading a microVM snapshot not allowed after configuring boot-specific resources.".to_owned());
         }
-        let failed = |why: String| {
-            // What failed half-way is of no further use.
-            eprintln!("Failed to load the snapshot: {why}");
-            process::exit(1);
-        };
         if let Err(why) = self.load(body) {
-            return failed(why);
+            // What failed half-way is of no further use; the answer goes first.
+            eprintln!("Failed to load the snapshot: {why}");
+            thread::spawn(|| {
+                thread::sleep(Duration::from_millis(50));
+                process::exit(1);
+            });
+            return Err(format!("Load snapshot error: Failed to restore from snapshot: {why}"));
         }
         self.state = State::Paused;
+        self.reset = true;
         self.device.pause(true);
         if body.get("resume_vm") == Some(&json!(true)) {
             self.state = State::Running;

@@ -35,7 +35,6 @@ struct State {
     deaf: bool,
     /// There is a guest.
     runs: bool,
-    open: Vec<UnixStream>,
 }
 
 impl Device {
@@ -56,9 +55,6 @@ impl Device {
     fn serve(&self, stream: &UnixStream, guest: &Sender<UnixStream>) {
         {
             let mut state = self.lock();
-            if let Ok(copy) = stream.try_clone() {
-                state.open.push(copy);
-            }
             while state.paused || state.deaf || !state.runs {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
@@ -78,15 +74,6 @@ impl Device {
 
     pub(super) fn fall_deaf(&self) {
         self.change(|state| state.deaf = true);
-    }
-
-    /// Cuts all connections, as a snapshot does.
-    pub(super) fn reset(&self) {
-        self.change(|state| {
-            for stream in state.open.drain(..) {
-                let _ = stream.shutdown(std::net::Shutdown::Both);
-            }
-        });
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -116,29 +103,33 @@ pub(super) fn boot(mode: String, device: &Arc<Device>, connections: Receiver<Uni
         }
         say(LISTENING_LINE);
         device.run();
-        let accept = || match connections.recv() {
-            Ok(stream) => stream,
-            // The device is gone with the process.
-            Err(_) => loop {
-                thread::park();
-            },
-        };
-        let power_off = Arc::new(|| {
-            say("[    9.999999] reboot: Restarting system");
-            process::exit(0);
-        });
-        guest::live(&mode, &guest::Machine { accept: &accept, power_off });
+        live(&mode, &connections, guest::live);
     });
+}
+
+/// Goes on with a guest of this mode where a snapshot left it.
+pub(super) fn go_on(mode: String, device: &Arc<Device>, connections: Receiver<UnixStream>) {
+    device.run();
+    thread::spawn(move || live(&mode, &connections, guest::resume));
+}
+
+fn live(mode: &str, connections: &Receiver<UnixStream>, how: impl Fn(&str, &guest::Machine<'_>)) {
+    let accept = || match connections.recv() {
+        Ok(stream) => stream,
+        // The device is gone with the process.
+        Err(_) => loop {
+            thread::park();
+        },
+    };
+    let power_off = Arc::new(|| {
+        say("[    9.999999] reboot: Restarting system");
+        process::exit(0);
+    });
+    how(mode, &guest::Machine { accept: &accept, power_off });
 }
 
 /// Prints a line as a serial console does.
 fn say(line: &str) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\r\n")).and_then(|()| out.flush());
-}
-
-/// Goes on with a guest of this mode where a snapshot left it.
-pub(super) fn go_on(mode: String, device: &Arc<Device>, connections: Receiver<UnixStream>) {
-    drop((mode, connections));
-    device.run();
 }

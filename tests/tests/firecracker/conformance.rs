@@ -13,7 +13,10 @@ struct StandIns(MachineHost);
 
 impl Parts for StandIns {
     fn config(&self, dir: &Path) -> io::Result<MachineConfig> {
-        fs::write(dir.join("overlay.ext4"), [0; 4096])?;
+        // Made once: a snapshot is of a disk as it was.
+        if !dir.join("overlay.ext4").exists() {
+            fs::write(dir.join("overlay.ext4"), [0; 4096])?;
+        }
         let usual = self.0.config();
         let overlay = Disk { id: "overlay".to_owned(), path: dir.join("overlay.ext4"), read_only: false };
         Ok(MachineConfig { disks: vec![usual.disks[0].clone(), overlay], ..usual })

@@ -8,6 +8,8 @@ mod faults;
 mod jail;
 mod life;
 mod real;
+mod snapshot;
+mod strict;
 
 use microagent_supervisor_protocol::{CallError, ErrorBody};
 
