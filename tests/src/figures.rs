@@ -1,5 +1,7 @@
 //! What benches print: lines `figure NAME VALUE UNIT` on standard output.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a harness fails its test by panicking")]
+
 use std::{fs, time::Duration};
 
 /// Prints a figure.

@@ -51,6 +51,10 @@ enum Over {
 
 /// The VMM's `main`.
 pub(crate) fn main(framework: &'static dyn Framework) -> ExitCode {
+    if let Err(lacking) = framework.host().suits() {
+        eprintln!("{lacking}");
+        return ExitCode::FAILURE;
+    }
     let listener = match listen() {
         Ok(listener) => listener,
         Err(e) => {

@@ -1,5 +1,7 @@
 //! What the executable answers on a host without the framework.
 
+use std::process::Command;
+
 use microagent_conformance::{Verdict, checks, run};
 use microagent_supervisor_protocol::{CheckStatus, ErrorCode, Supervisor};
 
@@ -19,6 +21,15 @@ fn it_says_that_the_framework_is_of_macos_and_starts_nothing() {
     host.supervisor = shipped();
     assert_eq!(refused(host.start()).code, ErrorCode::VmmNotFound);
     assert!(host.inspect().owner.is_none());
+}
+
+#[test]
+fn it_is_no_vmm_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(shipped().path()).arg("vm").current_dir(dir.path()).output().unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("part of macOS"));
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0);
 }
 
 #[test]
