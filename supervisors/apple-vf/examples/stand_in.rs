@@ -108,6 +108,7 @@ impl Shared {
         }
         *state = to;
         self.changed.notify_all();
+        eprintln!("stand-in: {from:?} to {to:?}");
         Ok(())
     }
 

@@ -62,10 +62,16 @@ fn a_machine_that_is_paused_stands_still_and_goes_on_when_it_is_resumed() {
     let mut open = connect(&host).unwrap();
     assert_eq!(host.supervisor.pause(host.target(), PATIENCE).unwrap().state, MachineState::Paused);
     assert!(connect(&host).is_err());
+    assert_eq!(host.supervisor.pause(host.target(), PATIENCE).unwrap().state, MachineState::Paused);
     assert_eq!(host.supervisor.resume(host.target(), PATIENCE).unwrap().state, MachineState::Running);
     frame::write(&mut open, Kind::Stdin, b"still there").unwrap();
     assert_eq!(frame::read(&mut open).unwrap().unwrap().payload, b"still there");
     connect(&host).unwrap();
+    // Words go to the log by a thread of the shim; all are there once the machine has ended.
+    host.supervisor.kill(host.target(), PATIENCE).unwrap();
+    let log = host.log("vmm.log");
+    let done: Vec<_> = log.lines().filter(|line| line.starts_with("stand-in:")).collect();
+    assert_eq!(done, ["stand-in: Stopped to Running", "stand-in: Running to Paused", "stand-in: Paused to Running"]);
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks at what nothing tells of.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// The supervisor with the stand-in. Cargo builds the examples of a package with its tests.
+/// The supervisor with the stand-in. Cargo builds the examples of a package with all of its tests, but not with one target of them (`--test`).
 pub(crate) fn stand_in() -> Supervisor {
     let path = env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/stand_in");
     assert!(path.exists(), "{} is not there: `cargo build --examples` makes it", path.display());
