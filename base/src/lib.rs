@@ -3,6 +3,8 @@
 
 pub mod bounded;
 mod causes;
+#[cfg(target_os = "macos")]
+pub mod darwin;
 pub mod digest;
 pub mod durable;
 pub mod lock;

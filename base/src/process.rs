@@ -1,16 +1,28 @@
 //! Processes told apart by id, start time *and* boot of the host: the kernel uses an id again, and after a reboot it may give the
 //! same id at the same tick.
 
-use std::{fmt, fs, io, path::Path, str::FromStr, time::Duration};
+#[cfg(target_os = "linux")]
+#[path = "process/linux.rs"]
+mod platform;
+#[cfg(target_os = "macos")]
+#[path = "process/macos.rs"]
+mod platform;
+
+use std::{fmt, io, os::fd::OwnedFd, str::FromStr, time::Duration};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    process::{Pid, Signal},
 };
 use serde::{Deserialize, Serialize};
 
-/// What reading a file of a thread that has just ended gives.
-const SEARCH: i32 = rustix::io::Errno::SRCH.raw_os_error();
+/// What the kernel tells of a process.
+struct Look {
+    /// See [`ProcessId::start_time`].
+    start_time: u64,
+    /// It was not waited for yet.
+    ended: bool,
+}
 
 /// A process that once was, and perhaps still is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,14 +30,16 @@ const SEARCH: i32 = rustix::io::Errno::SRCH.raw_os_error();
 pub struct ProcessId {
     /// The process id.
     pub pid: u32,
-    /// When it started, in clock ticks since the host booted: field 22 of `/proc/PID/stat`, proc(5).
+    /// When it started, in clock ticks since the host booted: field 22 of `/proc/PID/stat`, proc(5). On macOS, in microseconds since
+    /// 1970.
     pub start_time: u64,
     /// The boot of the host that it lived in. Without one, as in what was written before this was kept, the present boot is meant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootId>,
 }
 
-/// One boot of the host: the 128 bits of `/proc/sys/kernel/random/boot_id`, random(4). Its text is 32 hexadecimal digits.
+/// One boot of the host, by 128 bits that its kernel draws at each: `/proc/sys/kernel/random/boot_id`, random(4), or
+/// `kern.bootsessionuuid` on macOS. Its text is 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct BootId([u8; 16]);
@@ -41,7 +55,7 @@ impl BootId {
     /// # Errors
     /// When `/proc` is not mounted.
     pub fn current() -> io::Result<Self> {
-        fs::read_to_string("/proc/sys/kernel/random/boot_id")?.parse().map_err(io::Error::other)
+        platform::boot()
     }
 }
 
@@ -82,7 +96,7 @@ impl ProcessId {
     /// # Errors
     /// `NotFound` when there is none.
     pub fn of(pid: u32) -> io::Result<Self> {
-        let (start_time, _) = stat(pid)?;
+        let start_time = platform::look(to_pid(pid).ok_or(io::ErrorKind::NotFound)?)?.start_time;
         Ok(Self { pid, start_time, boot: Some(BootId::current()?) })
     }
 
@@ -100,7 +114,8 @@ impl ProcessId {
         if self.boot.is_some_and(|boot| !BootId::current().is_ok_and(|now| now == boot)) {
             return false;
         }
-        matches!(stat(self.pid), Ok((start, state)) if start == self.start_time && state != 'Z' && state != 'X')
+        let look = to_pid(self.pid).map(platform::look);
+        matches!(look, Some(Ok(look)) if look.start_time == self.start_time && !look.ended)
     }
 
     /// Whether every thread of this very process was stopped by a signal. What a disk holds up stops later.
@@ -108,28 +123,20 @@ impl ProcessId {
     /// # Errors
     /// `NotFound` when it is gone.
     pub fn is_stopped(&self) -> io::Result<bool> {
-        if !self.is_alive() {
-            return Err(io::ErrorKind::NotFound.into());
+        match to_pid(self.pid) {
+            Some(pid) if self.is_alive() => platform::is_stopped(pid),
+            _ => Err(io::ErrorKind::NotFound.into()),
         }
-        for thread in fs::read_dir(format!("/proc/{}/task", self.pid))? {
-            match state(&thread?.path().join("stat")) {
-                Ok((_, 'T')) => {}
-                // A thread that ended meanwhile.
-                Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(SEARCH) => {}
-                Ok(_) => return Ok(false),
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(true)
     }
 
-    /// Sends a signal to this very process, never to another that got its id. Gives `false` when it is gone.
+    /// Sends a signal to this very process, never to another that got its id. Gives `false` when it is gone. macOS, which has no
+    /// handles of processes, only lets this be looked at in the moment before.
     ///
     /// # Errors
     /// What the operating system refused, such as a lack of permission.
     pub fn signal(&self, signal: Signal) -> io::Result<bool> {
-        let Some(fd) = self.pidfd()? else { return Ok(false) };
-        match pidfd_send_signal(fd, signal) {
+        let (Some(fd), Some(pid)) = (self.pidfd()?, to_pid(self.pid)) else { return Ok(false) };
+        match platform::signal(&fd, pid, signal) {
             Ok(()) => Ok(true),
             Err(rustix::io::Errno::SRCH) => Ok(false),
             Err(e) => Err(e.into()),
@@ -153,14 +160,14 @@ impl ProcessId {
         }
     }
 
-    /// A handle of this very process, which is readable once it has ended: pidfd_open(2). `None` when it is gone.
+    /// A handle of this very process, which is readable once it has ended: pidfd_open(2), or a kqueue(2) on macOS. `None` when it is
+    /// gone.
     ///
     /// # Errors
     /// What the operating system refused, such as one more open file.
-    pub fn pidfd(&self) -> io::Result<Option<std::os::fd::OwnedFd>> {
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
-        let Some(pid) = pid else { return Ok(None) };
-        match pidfd_open(pid, PidfdFlags::empty()) {
+    pub fn pidfd(&self) -> io::Result<Option<OwnedFd>> {
+        let Some(pid) = to_pid(self.pid) else { return Ok(None) };
+        match platform::ending(pid) {
             // The descriptor is of whatever has the id now; only a look after opening it tells which that is.
             Ok(fd) => Ok(self.is_alive().then_some(fd)),
             // Nobody has the id, or a thread of another process has it by now: NOENT says the latter since Linux 6.14, INVAL before.
@@ -170,20 +177,21 @@ impl ProcessId {
     }
 }
 
-/// Start time and state letter of a process.
-fn stat(pid: u32) -> io::Result<(u64, char)> {
-    state(Path::new(&format!("/proc/{pid}/stat")))
+/// A descriptor that is readable once this child, which nobody has waited for yet, has ended. `None` when it has ended already and the
+/// system gives none for that.
+///
+/// # Errors
+/// What the operating system refused, such as one more open file.
+pub fn ending_of_child(child: Pid) -> io::Result<Option<OwnedFd>> {
+    match platform::ending(child) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(rustix::io::Errno::SRCH) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
 }
 
-fn state(file: &Path) -> io::Result<(u64, char)> {
-    let text = fs::read_to_string(file)?;
-    let malformed = || io::Error::new(io::ErrorKind::InvalidData, format!("{} is malformed", file.display()));
-    // The command name may contain blanks and parentheses; fields are counted from its last parenthesis.
-    let (_, rest) = text.rsplit_once(") ").ok_or_else(malformed)?;
-    let mut fields = rest.split(' ');
-    let state = fields.next().and_then(|s| s.chars().next()).ok_or_else(malformed)?;
-    let start = fields.nth(18).and_then(|s| s.parse().ok()).ok_or_else(malformed)?;
-    Ok((start, state))
+fn to_pid(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
 }
 
 #[cfg(test)]

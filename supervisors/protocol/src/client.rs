@@ -12,10 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use microagent_base::process::ending_of_child;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
-    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
+    process::{Pid, Signal, kill_process_group},
 };
 
 use crate::{
@@ -332,7 +333,7 @@ impl Running {
     /// waited for.
     fn exchange(&mut self, input: &[u8], deadline: Duration) -> io::Result<Said> {
         let until = Instant::now() + deadline;
-        let ended = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty())?;
+        let ended = ending_of_child(Pid::from_child(&self.child))?;
         let (mut stdin, mut stdout, mut stderr) =
             (self.child.stdin.take(), self.child.stdout.take(), self.child.stderr.take());
         nonblocking(&stdin)?;
@@ -344,7 +345,10 @@ impl Running {
             if remaining.is_zero() {
                 return Ok(Said { end: End::Deadline, stdout: out, stderr: tail });
             }
-            let gone = wait(&ended, stdin.as_ref(), stdout.as_ref(), stderr.as_ref(), remaining)?;
+            let gone = match &ended {
+                Some(ended) => wait(ended, stdin.as_ref(), stdout.as_ref(), stderr.as_ref(), remaining)?,
+                None => true,
+            };
             if let Some(pipe) = &mut stdin {
                 // A supervisor may end without reading its request; its answer still counts.
                 if left.is_empty() || !feed(pipe, &mut left)? {

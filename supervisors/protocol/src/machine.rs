@@ -112,7 +112,8 @@ pub enum MachineState {
 pub struct Owner {
     /// The process id.
     pub pid: u32,
-    /// When it started, in clock ticks since the host booted: field 22 of `/proc/PID/stat`, proc(5).
+    /// When it started, in clock ticks since the host booted: field 22 of `/proc/PID/stat`, proc(5). On macOS, in microseconds since
+    /// 1970.
     pub start_time: u64,
 }
 

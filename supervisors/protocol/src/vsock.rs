@@ -3,21 +3,21 @@
 //! The host writes `CONNECT <port>\n`, the VMM answers `OK <number>\n`, and from there on the stream is the guest's. This is
 //! Firecracker's handshake; every backend here speaks it.
 
+#[cfg(target_os = "linux")]
+#[path = "vsock/linux.rs"]
+mod platform;
+#[cfg(target_os = "macos")]
+#[path = "vsock/macos.rs"]
+mod platform;
+
 use std::{
-    fs::File,
     io::{self, Read, Write},
-    os::{fd::AsRawFd, unix::net::UnixStream},
-    path::{Path, PathBuf},
+    os::unix::net::UnixStream,
+    path::Path,
     time::Duration,
 };
 
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with,
-    sockopt::{Timeout, set_socket_timeout},
-};
-
-/// The longest path of a Unix socket on Linux, in bytes without the closing NUL: unix(7).
-const MAX_SOCKET_PATH: usize = 107;
+pub use platform::{MAX_SOCKET_PATH, connect_within, short_path};
 
 /// The longest answer to `CONNECT`, in bytes: `OK `, a 32-bit number, and the line's end, with room.
 const MAX_ANSWER: usize = 32;
@@ -29,9 +29,9 @@ const MAX_ANSWER: usize = 32;
 /// not answer; `InvalidData` for an answer outside the handshake.
 pub fn connect(socket: &Path, port: u32, timeout: Duration) -> io::Result<UnixStream> {
     let stream = connect_within(socket, timeout)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
     // One that closes each connection at once may have done so by now.
+    stream.set_read_timeout(Some(timeout)).map_err(refused)?;
+    stream.set_write_timeout(Some(timeout)).map_err(refused)?;
     (&stream).write_all(format!("CONNECT {port}\n").as_bytes()).map_err(refused)?;
     await_answer(&stream)?;
     stream.set_read_timeout(None)?;
@@ -67,14 +67,14 @@ pub fn await_answer(mut stream: &UnixStream) -> io::Result<()> {
 /// A connection that was closed without an answer is one that was refused.
 fn refused(error: io::Error) -> io::Error {
     match error.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-            io::Error::new(io::ErrorKind::ConnectionRefused, "nothing listens on the guest's port")
-        }
-        _ => error,
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {}
+        _ if platform::tells_of_hang_up(&error) => {}
+        _ => return error,
     }
+    io::Error::new(io::ErrorKind::ConnectionRefused, "nothing listens on the guest's port")
 }
 
-/// Connects to a Unix socket whose path may be longer than an address can hold.
+/// Connects to a Unix socket whose path may be longer than an address can hold, where the system has a way to that.
 ///
 /// # Errors
 /// Those of the operating system.
@@ -83,39 +83,10 @@ pub fn connect_unix(socket: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(path)
 }
 
-/// As [`connect_unix`], but gives up after `timeout`: a server that does not accept lets those who connect wait for ever.
-///
-/// # Errors
-/// Those of the operating system; `WouldBlock` when the time is over.
-pub fn connect_within(socket: &Path, timeout: Duration) -> io::Result<UnixStream> {
-    let (path, _folder) = short_path(socket)?;
-    let address = SocketAddrUnix::new(path)?;
-    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    set_socket_timeout(&stream, Timeout::Send, Some(timeout))?;
-    rustix::net::connect(&stream, &address)?;
-    set_socket_timeout(&stream, Timeout::Send, None)?;
-    Ok(stream.into())
-}
-
-/// A path to the same file that fits into a socket's address, good for as long as the returned folder is kept open.
-///
-/// # Errors
-/// Those of opening the folder.
-pub fn short_path(socket: &Path) -> io::Result<(PathBuf, Option<File>)> {
-    if socket.as_os_str().len() <= MAX_SOCKET_PATH {
-        return Ok((socket.to_owned(), None));
-    }
-    let (Some(folder), Some(name)) = (socket.parent(), socket.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let folder = File::open(folder)?;
-    let path = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
-    Ok((path, Some(folder)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
     use std::{io::BufRead, os::unix::net::UnixListener, thread};
 
     fn answering(path: &Path, answer: &'static [u8]) -> thread::JoinHandle<String> {

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read, Write},
+    io::{self, Write},
     net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
     path::Path,
@@ -12,15 +12,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, poll},
-    io::Errno,
-};
-
-use crate::{activity::Activity, far::Far};
-
-/// The longest `CONNECT` line, in bytes: the word, a 32-bit number, and the line's end, with room.
-const MAX_LINE: usize = 32;
+use crate::{activity::Activity, far::Far, relay};
 
 /// How long a client may take to say where it wants to go.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,11 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How many connections are carried at once.
 const MAX_CONNECTIONS: usize = 256;
 
-/// How much is carried at once, in bytes: the most that a frame of the guest holds.
-const CHUNK: usize = 64 * 1024;
-
-/// The stack of each thread, in bytes: a connection has two, and nothing deep happens on them but the buffer.
-const STACK: usize = 256 * 1024;
+/// The stack of each thread, in bytes.
+const STACK: usize = relay::STACK;
 
 /// The socket for clients. All copies are of one.
 #[derive(Clone)]
@@ -132,7 +121,7 @@ impl Bridge {
         connect: impl Fn(u32) -> io::Result<UnixStream>,
     ) -> io::Result<()> {
         client.set_read_timeout(Some(PATIENCE))?;
-        let port = asked_port(&mut &*client)?;
+        let port = relay::asked_port(&mut &*client)?;
         let guest = connect(port)?;
         match self.lock().open.get_mut(&number) {
             Some(link) => link.guest = Some(guest.try_clone()?),
@@ -141,36 +130,7 @@ impl Bridge {
         }
         client.set_read_timeout(None)?;
         (&mut &*client).write_all(format!("OK {port}\n").as_bytes())?;
-        thread::scope(|scope| {
-            let up = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || {
-                self.copy(client, &guest);
-                // A client that only has no more to say waits for the answer; one that left does not.
-                wait_for_hang_up(client);
-                let _ = guest.shutdown(Shutdown::Both);
-            });
-            if up.is_ok() {
-                self.copy(&guest, client);
-            }
-            up.map(drop)
-        })
-    }
-
-    fn copy(&self, mut from: &UnixStream, mut to: &UnixStream) {
-        let mut chunk = vec![0; CHUNK];
-        loop {
-            match from.read(&mut chunk) {
-                Ok(0) => break,
-                Ok(n) => {
-                    self.activity.note();
-                    if to.write_all(&chunk[..n]).is_err() {
-                        break;
-                    }
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => break,
-            }
-        }
-        let _ = to.shutdown(Shutdown::Write);
+        relay::both_ways(client, &guest, &|| self.activity.note(), || {})
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -178,28 +138,10 @@ impl Bridge {
     }
 }
 
-/// Waits until neither side of the stream can send any more.
-fn wait_for_hang_up(stream: &UnixStream) {
-    while let Err(Errno::INTR) = poll(&mut [PollFd::new(stream, PollFlags::empty())], None) {}
-}
-
-fn asked_port(client: &mut impl Read) -> io::Result<u32> {
-    let mut line = Vec::new();
-    while line.last() != Some(&b'\n') {
-        let mut byte = [0];
-        client.read_exact(&mut byte)?;
-        line.push(byte[0]);
-        if line.len() > MAX_LINE {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-    }
-    let port = std::str::from_utf8(&line).ok().and_then(|l| l.strip_prefix("CONNECT ")?.trim_end().parse().ok());
-    port.ok_or_else(|| io::ErrorKind::InvalidData.into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     /// A client, the guest it is led to, and the thread that carries between them.
     fn carried(bridge: &Bridge) -> (UnixStream, UnixStream, thread::JoinHandle<()>) {
@@ -268,12 +210,5 @@ mod tests {
         let (mut again, mut guest, _thread) = carried(&bridge);
         again.write_all(b"x").unwrap();
         assert_eq!(guest.read(&mut [0]).unwrap(), 1);
-    }
-
-    #[test]
-    fn what_is_no_connect_line_is_refused() {
-        for line in ["CONNECT x\n", "CONNECT 99999999999\n", "GET / HTTP/1.1 and so on and so forth\n", "CONNECT 1"] {
-            assert!(asked_port(&mut line.as_bytes()).is_err(), "{line}");
-        }
     }
 }

@@ -40,11 +40,45 @@ mod tests {
     use super::*;
     use std::{fs, path::Path};
 
-    use microagent_supervisor_protocol::{KernelFormat, PROTOCOL};
+    use microagent_base::process::ProcessId;
+    use microagent_supervisor_protocol::{Capabilities, Check, Identity, MachineConfig, PROTOCOL, Verb};
 
-    use crate::Planned;
+    use crate::Launch;
 
-    const NONE: Planned = Planned { name: "None", kernel_format: KernelFormat::Elf, vmm: || None };
+    /// A backend that has no machines, and made nothing anywhere.
+    struct Bare;
+
+    impl Backend for Bare {
+        fn name(&self) -> &'static str {
+            "Bare"
+        }
+
+        fn verbs(&self) -> &[Verb] {
+            &[Verb::Gc]
+        }
+
+        fn max_vcpus(&self) -> u32 {
+            0
+        }
+
+        fn capabilities(&self) -> Capabilities {
+            unreachable!("nobody asks")
+        }
+
+        fn check(&self, _config: Option<&MachineConfig>) -> Vec<Check> {
+            Vec::new()
+        }
+
+        fn launches(&self, _identity: &Identity, _config: &MachineConfig) -> Result<Vec<Launch>, ErrorBody> {
+            Ok(Vec::new())
+        }
+
+        fn set_paused(&self, _vmm: ProcessId, _paused: bool) -> Result<(), ErrorBody> {
+            Ok(())
+        }
+
+        fn gave_up(&self, _launch: &Launch, _why: &str) {}
+    }
 
     #[test]
     fn a_directory_without_a_record_is_left_alone() {
@@ -56,8 +90,8 @@ mod tests {
             keep: Vec::new(),
         };
         let absent = dir.path().join("absent");
-        assert_eq!(gc(&NONE, &request(&[dir.path(), &absent])).unwrap(), Vec::<String>::new());
+        assert_eq!(gc(&Bare, &request(&[dir.path(), &absent])).unwrap(), Vec::<String>::new());
         assert!(dir.path().join("overlay.ext4").exists() && !absent.exists());
-        assert_eq!(gc(&NONE, &request(&[Path::new("x")])).unwrap_err().code, ErrorCode::InvalidRequest);
+        assert_eq!(gc(&Bare, &request(&[Path::new("x")])).unwrap_err().code, ErrorCode::InvalidRequest);
     }
 }

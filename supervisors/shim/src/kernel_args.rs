@@ -33,6 +33,12 @@ const ALWAYS: [Arg; 6] = [
     },
 ];
 
+/// The words of every machine but these, for a VMM whose machines are not like the others.
+#[must_use]
+pub fn words_but(without: &[&str]) -> Vec<String> {
+    ALWAYS.iter().map(|a| a.word).filter(|word| !without.contains(word)).map(str::to_owned).collect()
+}
+
 /// The words of every machine, then those of this VMM.
 #[must_use]
 pub fn words(of_vmm: &[Arg]) -> Vec<String> {

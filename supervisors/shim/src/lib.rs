@@ -45,9 +45,9 @@ pub mod kvm;
 mod life;
 mod log;
 mod outputs;
-mod planned;
 pub mod program;
 mod record;
+pub mod relay;
 mod run;
 mod snapshot;
 pub mod socket;
@@ -65,5 +65,4 @@ pub use dir::{
     CONSOLE_LOG, GUEST_SOCKET, JAIL, LOGGER, MACHINE_RECORD, MERGED_MEMORY, METRICS, METRICS_PIPE, VSOCK_SOCKET,
     WORKLOAD_LOG,
 };
-pub use planned::Planned;
 pub use record::Record;

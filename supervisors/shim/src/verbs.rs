@@ -205,8 +205,9 @@ pub(crate) fn delete(backend: &impl Backend, target: &Target) -> Result<Machine,
 /// Ends the machine as wished and waits for its shim; `patience` is for that.
 fn stop(target: &Target, wish: Wish, patience: Option<Duration>) -> Result<Machine, ErrorBody> {
     let dir = open(target)?;
-    let machine = observe(&dir, target)?;
-    let Some(record) = Record::load(&dir)?.filter(|r| !r.has_ended()) else { return Ok(machine) };
+    observe(&dir, target)?;
+    // It may have ended since that look.
+    let Some(record) = Record::load(&dir)?.filter(|r| !r.has_ended()) else { return observe(&dir, target) };
     let told = control::tell(&dir.join(CONTROL_SOCKET), wish);
     let gone = match (told, patience) {
         (Ok(()), None) => return observe(&dir, target),

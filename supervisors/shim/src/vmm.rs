@@ -1,9 +1,14 @@
 //! The programs of a machine as children of the shim.
-#![allow(unsafe_code, reason = "what a child does between fork and exec has no safe form")]
+
+#[cfg(target_os = "linux")]
+#[path = "vmm/linux.rs"]
+mod platform;
+#[cfg(target_os = "macos")]
+#[path = "vmm/macos.rs"]
+mod platform;
 
 use std::{
     env, io,
-    os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -12,7 +17,6 @@ use std::{
 
 use microagent_base::process::ProcessId;
 use microagent_supervisor_protocol::{ErrorBody, ErrorCode};
-use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
 
 use crate::backend::Program;
 
@@ -22,42 +26,17 @@ const READY: Duration = Duration::from_secs(10);
 /// How often the socket is looked for: it appears within a few milliseconds, and nothing can be waited on before.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// Starts a program that the kernel kills when this thread ends: call it from the main thread only. Its standard
-/// error is a pipe.
+/// Starts a program that ends when this thread ends: call it from the main thread only. Its standard error is a pipe.
 pub(crate) fn spawn(program: &Program, stdout: Stdio) -> Result<Child, ErrorBody> {
-    let shim: Pid = getpid();
-    let mut command = command(program)?;
+    let mut command = platform::command(program)?;
     // What the caller has in its environment, tokens among it, is not for programs that a guest may take over.
     command.env_clear().envs(env::var_os("PATH").map(|path| ("PATH", path)));
     command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
-    // SAFETY: the closure only makes two system calls; it allocates nothing and takes no lock.
-    unsafe {
-        command.pre_exec(move || {
-            set_parent_process_death_signal(Some(Signal::KILL))?;
-            // The shim may have ended before the line above: then nothing would end this child.
-            if getppid() == Some(shim) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
-        });
-    }
+    platform::end_with_parent(&mut command);
     command.spawn().map_err(|e| {
         let code = if e.kind() == io::ErrorKind::NotFound { ErrorCode::VmmNotFound } else { ErrorCode::Host };
         ErrorBody::new(code, format!("cannot run {}: {e}", program.path))
     })
-}
-
-#[cfg(target_os = "linux")]
-fn command(program: &Program) -> Result<Command, ErrorBody> {
-    let Some(confined) = &program.confined else { return Ok(plain(program)) };
-    let exe = env::current_exe().map_err(|e| crate::dir::host("cannot find this executable", &e))?;
-    let confined =
-        serde_json::to_string(confined).map_err(|e| crate::dir::host("cannot encode the confinement", &e.into()))?;
-    let mut command = Command::new(exe);
-    command.arg(crate::confine::OUTER).arg(confined).arg(&program.path).args(&program.args);
-    Ok(command)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn command(program: &Program) -> Result<Command, ErrorBody> {
-    Ok(plain(program))
 }
 
 fn plain(program: &Program) -> Command {
@@ -86,5 +65,5 @@ pub(crate) fn await_socket(child: &mut Child, program: &Program) -> Result<(), E
 
 /// The identity of a child that is not reaped yet.
 pub(crate) fn identity(child: &Child) -> Result<ProcessId, ErrorBody> {
-    ProcessId::of(child.id()).map_err(|e| crate::dir::host("cannot read /proc", &e))
+    ProcessId::of(child.id()).map_err(|e| crate::dir::host("cannot look at a process", &e))
 }
