@@ -14,7 +14,7 @@ const MAY_BE_SKIPPED: [&str; 2] = ["makes-snapshots", "reused-pid-is-left-alone"
 #[test]
 fn the_supervisor_of_qemu_conforms_with_real_guests() {
     let host = Host::new();
-    host.ok(["kernel", "install"]);
+    let _ = host.ok(["kernel", "install"]);
     let path = bin_dir().join("microagent-supervisor-qemu");
     let output = host.microagent(["supervisor", "conformance", path.to_str().unwrap(), "-o", "json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
