@@ -67,6 +67,9 @@ _microagent() {
             microagent,run)
                 cmd="microagent__subcmd__run"
                 ;;
+            microagent,supervisor)
+                cmd="microagent__subcmd__supervisor"
+                ;;
             microagent,up)
                 cmd="microagent__subcmd__up"
                 ;;
@@ -127,6 +130,9 @@ _microagent() {
             microagent__subcmd__help,run)
                 cmd="microagent__subcmd__help__subcmd__run"
                 ;;
+            microagent__subcmd__help,supervisor)
+                cmd="microagent__subcmd__help__subcmd__supervisor"
+                ;;
             microagent__subcmd__help,up)
                 cmd="microagent__subcmd__help__subcmd__up"
                 ;;
@@ -159,6 +165,9 @@ _microagent() {
                 ;;
             microagent__subcmd__help__subcmd__kernel,verify)
                 cmd="microagent__subcmd__help__subcmd__kernel__subcmd__verify"
+                ;;
+            microagent__subcmd__help__subcmd__supervisor,conformance)
+                cmd="microagent__subcmd__help__subcmd__supervisor__subcmd__conformance"
                 ;;
             microagent__subcmd__image,help)
                 cmd="microagent__subcmd__image__subcmd__help"
@@ -232,6 +241,18 @@ _microagent() {
             microagent__subcmd__kernel__subcmd__help,verify)
                 cmd="microagent__subcmd__kernel__subcmd__help__subcmd__verify"
                 ;;
+            microagent__subcmd__supervisor,conformance)
+                cmd="microagent__subcmd__supervisor__subcmd__conformance"
+                ;;
+            microagent__subcmd__supervisor,help)
+                cmd="microagent__subcmd__supervisor__subcmd__help"
+                ;;
+            microagent__subcmd__supervisor__subcmd__help,conformance)
+                cmd="microagent__subcmd__supervisor__subcmd__help__subcmd__conformance"
+                ;;
+            microagent__subcmd__supervisor__subcmd__help,help)
+                cmd="microagent__subcmd__supervisor__subcmd__help__subcmd__help"
+                ;;
             *)
                 ;;
         esac
@@ -239,7 +260,7 @@ _microagent() {
 
     case "${cmd}" in
         microagent)
-            opts="-n -v -h -V --state-dir --cache-dir --namespace --verbose --help --version up run apply plan get describe logs exec cp wait restart events delete image kernel doctor explain completion version help"
+            opts="-n -v -h -V --state-dir --cache-dir --namespace --verbose --help --version up run apply plan get describe logs exec cp wait restart events delete image kernel supervisor doctor explain completion version help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -657,7 +678,7 @@ _microagent() {
             return 0
             ;;
         microagent__subcmd__help)
-            opts="up run apply plan get describe logs exec cp wait restart events delete image kernel doctor explain completion version help"
+            opts="up run apply plan get describe logs exec cp wait restart events delete image kernel supervisor doctor explain completion version help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1009,6 +1030,34 @@ _microagent() {
         microagent__subcmd__help__subcmd__run)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__help__subcmd__supervisor)
+            opts="conformance"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__help__subcmd__supervisor__subcmd__conformance)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -1787,6 +1836,124 @@ _microagent() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__supervisor)
+            opts="-n -v -h --state-dir --cache-dir --namespace --verbose --help conformance help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__supervisor__subcmd__conformance)
+            opts="-o -n -v -h --only --list --backend-options --output --state-dir --cache-dir --namespace --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --only)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --backend-options)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__supervisor__subcmd__help)
+            opts="conformance help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__supervisor__subcmd__help__subcmd__conformance)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__supervisor__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;
