@@ -75,7 +75,7 @@ pub(crate) struct Copy {
 
 enum Way {
     Out { request: CopyOut, what: What, to: Option<PathBuf> },
-    In { request: CopyIn, from: Option<Source> },
+    In { request: CopyIn, from: Option<Box<Source>> },
 }
 
 pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
@@ -115,7 +115,7 @@ impl Args {
                 let (what, from) = match from {
                     Side::Local(path) => {
                         let path = absolute(&path)?;
-                        (what(&path), Some(open(&path, follow)?))
+                        (what(&path), Some(Box::new(open(&path, follow)?)))
                     }
                     _ if follow => return useless("--follow-link", "an archive as SRC"),
                     _ => (What::Entries, None),
@@ -195,7 +195,9 @@ impl Copy {
                 copy::unpack_out(wire, request, &how, measured)
             }
             Way::Out { request, to: None, .. } => copy::stream_out(wire, request, &mut io::stdout().lock(), measured),
-            Way::In { request, from } => copy::copy_in(wire, CopyIn { user, ..request }, measured, |to| send(from, to)),
+            Way::In { request, from } => {
+                copy::copy_in(wire, CopyIn { user, ..request }, measured, |to| send(from.map(|source| *source), to))
+            }
         });
         let outcome = tokio::select! {
             outcome = &mut work => Some(outcome?),
