@@ -1,8 +1,6 @@
 //! `microagent supervisor conformance`: the supervisor of QEMU keeps to the protocol with real guests, and what is told of one that
 //! does not.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use microagent_tests::host::{Host, bin_dir};
