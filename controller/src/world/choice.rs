@@ -1,7 +1,10 @@
 //! Which backend runs a machine. Pure: what is wanted and what the supervisors say in, a backend and the reason out.
 
 use microagent_crds::{Acceleration, Backend, WorkspaceSpec};
+use microagent_kernel::Kernel;
 use microagent_supervisor_protocol::{Accelerator, Capabilities};
+
+use super::kernel::not_by_firecracker;
 
 /// What a machine asks of its backend.
 #[derive(Clone, Copy, Debug)]
@@ -9,15 +12,22 @@ pub(super) struct Wanted {
     pub(super) backend: Backend,
     pub(super) acceleration: Acceleration,
     pub(super) vcpus: u32,
+    /// Why Firecracker cannot boot its kernel.
+    pub(super) not_by_firecracker: Option<&'static str>,
 }
 
 impl Wanted {
     /// By the smallest machine that does not care.
-    pub(super) const ANY: Self = Self { backend: Backend::Auto, acceleration: Acceleration::Preferred, vcpus: 1 };
+    pub(super) const ANY: Self =
+        Self { backend: Backend::Auto, acceleration: Acceleration::Preferred, vcpus: 1, not_by_firecracker: None };
 
-    pub(super) fn of(spec: &WorkspaceSpec) -> Self {
-        let vcpus = u32::from(spec.resources.cpus.vcpus());
-        Self { backend: spec.backend, acceleration: spec.acceleration, vcpus }
+    pub(super) fn of(spec: &WorkspaceSpec, kernel: &Kernel) -> Self {
+        Self {
+            backend: spec.backend,
+            acceleration: spec.acceleration,
+            vcpus: u32::from(spec.resources.cpus.vcpus()),
+            not_by_firecracker: not_by_firecracker(kernel),
+        }
     }
 
     /// The backends that come into question, the best first.
@@ -44,7 +54,7 @@ pub(super) fn choose(wanted: Wanted, candidates: &[Candidate<'_>]) -> Result<(&'
     let mut reasons = Vec::new();
     let mut translator = None;
     for (name, said) in candidates {
-        match said.map_err(str::to_owned).and_then(|capabilities| suits(wanted, capabilities)) {
+        match said.map_err(str::to_owned).and_then(|capabilities| suits(wanted, name, capabilities)) {
             Ok(Suits::Natively) => return Ok((name, reason(wanted, name, &reasons))),
             Ok(Suits::Translated(why)) => {
                 translator = translator.or(Some(*name));
@@ -69,10 +79,13 @@ enum Suits {
     Translated(String),
 }
 
-fn suits(wanted: Wanted, capabilities: &Capabilities) -> Result<Suits, String> {
+fn suits(wanted: Wanted, name: &str, capabilities: &Capabilities) -> Result<Suits, String> {
     let why = || capabilities.accelerator_reason.clone();
     if capabilities.accelerators.is_empty() {
         return Err(why().unwrap_or_else(|| "it can start no machine here".to_owned()));
+    }
+    if let Some(why) = wanted.not_by_firecracker.filter(|_| name == "Firecracker") {
+        return Err(format!("it cannot boot this kernel: {why}; choose another one in spec.kernel"));
     }
     if wanted.vcpus > capabilities.max_vcpus {
         return Err(format!("it gives at most {} CPUs", capabilities.max_vcpus));
@@ -133,6 +146,10 @@ mod tests {
         let why = "Auto takes Qemu; Firecracker: not installed";
         assert_eq!(auto(Err("not installed"), &both, Wanted::ANY), taken("Qemu", why));
         assert_eq!(auto(Err("not installed"), &can(&[Tcg], 255), Wanted::ANY), taken("Qemu", why));
+        let old = Wanted { not_by_firecracker: Some("it is old"), ..Wanted::ANY };
+        let why =
+            "Auto takes Qemu; Firecracker: it cannot boot this kernel: it is old; choose another one in spec.kernel";
+        assert_eq!(auto(Ok(&native), &both, old), taken("Qemu", why));
         // A translator that comes first gives way to a CPU that comes later.
         assert_eq!(
             auto(Ok(&can(&[Tcg], 32)), &both, Wanted::ANY),

@@ -30,7 +30,7 @@ use super::{
     guest_init::find_guest_init,
     jobs::Jobs,
     keep,
-    kernel::{bootable, check_backend, kernel_source, needs, qemu_options},
+    kernel::{bootable, kernel_source, needs, qemu_options},
     owners::Owners,
     secrets::{self, Supplies},
     sight::Sights,
@@ -125,8 +125,7 @@ impl Host {
         let Work::Ready((kernel, _)) = self.kernel(record) else { return Err(vanished("kernel")) };
         let initramfs =
             self.kernels.initramfs(&kernel, &self.guest_init, needs(&kernel)).map_err(|e| kernel_fault(&e))?;
-        let chosen = self.backends.choose(Wanted::of(spec))?;
-        check_backend(&kernel, &chosen)?;
+        let chosen = self.backends.choose(Wanted::of(spec, &kernel))?;
         let mut disks = vec![supervisor::Disk { id: "baseline".to_owned(), path: baseline.path, read_only: true }];
         disks.extend(self.disk_files(record, &image.digest).into_iter().map(|disk| supervisor::Disk {
             id: disk.name,

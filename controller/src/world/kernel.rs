@@ -6,9 +6,6 @@ use microagent_crds::{Acceleration, KernelSource as SpecKernelSource, WorkspaceS
 use microagent_kernel::{Kernel, KernelSource, Need, Presence};
 use microagent_supervisor_protocol as supervisor;
 
-use super::backend::Chosen;
-use crate::memory::Fault;
-
 /// The source, and the version that is pinned.
 pub(super) fn kernel_source(spec: &WorkspaceSpec) -> (KernelSource, Option<String>) {
     let kernel = &spec.kernel;
@@ -39,28 +36,15 @@ pub(super) fn kernel_files(store: &Path, source: &KernelSource, kernel: &Kernel)
     files
 }
 
-/// Whether the backend can boot the kernel at all.
-///
-/// # Errors
-/// Why not, and what to do.
-pub(super) fn check_backend(kernel: &Kernel, chosen: &Chosen) -> Result<(), Fault> {
-    let why = if chosen.name != "Firecracker" {
-        return Ok(());
-    } else if cfg!(target_arch = "x86_64") && kernel.vmlinux.is_none() {
-        "it has no uncompressed `vmlinux`"
+/// Why Firecracker cannot boot the kernel at all.
+pub(super) fn not_by_firecracker(kernel: &Kernel) -> Option<&'static str> {
+    if cfg!(target_arch = "x86_64") && kernel.vmlinux.is_none() {
+        Some("it has no uncompressed `vmlinux`")
     } else if needs(kernel) == Need::PCI {
-        "it has no virtio over MMIO, which all devices of Firecracker are on"
+        Some("it has no virtio over MMIO, which all devices of Firecracker are on")
     } else {
-        return Ok(());
-    };
-    Err(Fault {
-        code: "UnsupportedKernel".to_owned(),
-        message: format!(
-            "Firecracker cannot boot the kernel {}: {why}; choose another kernel in spec.kernel, or `backend: Qemu`",
-            kernel.version
-        ),
-        retryable: false,
-    })
+        None
+    }
 }
 
 /// The form of the kernel that the backend boots fastest, where the kernel has it.
