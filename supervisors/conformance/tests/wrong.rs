@@ -279,8 +279,8 @@ fn the_other_verbs_must_keep_their_promises() {
         &[
             MORE_VERBS,
             (
-                "    os.kill(pid, sort)\n    if wait == 0:",
-                "    if found[\"state\"] != \"paused\":\n        os.kill(pid, sort)\n    if wait == 0:",
+                "    pid, until = found[",
+                "    if found[\"state\"] == \"paused\":\n        return found\n    pid, until = found[",
             ),
         ],
         &["paused-can-be-ended"],
