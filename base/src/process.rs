@@ -8,7 +8,13 @@ mod platform;
 #[path = "process/macos.rs"]
 mod platform;
 
-use std::{fmt, io, os::fd::OwnedFd, str::FromStr, time::Duration};
+use std::{
+    fmt, io,
+    os::fd::OwnedFd,
+    str::FromStr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -16,11 +22,14 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
+/// How often it is looked whether a process stands still: it does within a millisecond, and nothing can be waited on before.
+const STILL_LOOK: Duration = Duration::from_millis(1);
+
 /// What the kernel tells of a process.
 struct Look {
     /// See [`ProcessId::start_time`].
     start_time: u64,
-    /// It was not waited for yet.
+    /// It has ended, and was not waited for yet.
     ended: bool,
 }
 
@@ -127,6 +136,35 @@ impl ProcessId {
             Some(pid) if self.is_alive() => platform::is_stopped(pid),
             _ => Err(io::ErrorKind::NotFound.into()),
         }
+    }
+
+    /// Makes every thread of this very process stand still, by a signal that it cannot refuse. Returns once it is so.
+    ///
+    /// # Errors
+    /// `NotFound` when it is gone, `TimedOut` when it does not stand still in time, and what the operating system refused.
+    pub fn stop(&self, patience: Duration) -> io::Result<()> {
+        self.tell(Signal::STOP)?;
+        let until = Instant::now() + patience;
+        while !self.is_stopped()? {
+            if Instant::now() > until {
+                let message = format!("it does not stand still within {patience:?}");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+            }
+            thread::sleep(STILL_LOOK);
+        }
+        Ok(())
+    }
+
+    /// Lets this very process run on after [`Self::stop`].
+    ///
+    /// # Errors
+    /// `NotFound` when it is gone, and what the operating system refused.
+    pub fn run_on(&self) -> io::Result<()> {
+        self.tell(Signal::CONT)
+    }
+
+    fn tell(&self, signal: Signal) -> io::Result<()> {
+        if self.signal(signal)? { Ok(()) } else { Err(io::Error::new(io::ErrorKind::NotFound, "it has ended")) }
     }
 
     /// Sends a signal to this very process, never to another that got its id. Gives `false` when it is gone. macOS, which has no
@@ -242,22 +280,21 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_a_signal_stopped_is_alive_and_stands_still_until_it_is_continued() {
+    fn a_process_stands_still_and_runs_on_as_it_is_told() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let id = ProcessId::of(child.id()).unwrap();
         assert!(!id.is_stopped().unwrap());
-        id.signal(Signal::STOP).unwrap();
-        let begun = std::time::Instant::now();
-        while !id.is_stopped().unwrap() {
-            assert!(begun.elapsed() < Duration::from_secs(60));
-            std::thread::yield_now();
+        for _ in 0..2 {
+            id.stop(Duration::from_secs(10)).unwrap();
+            assert!(id.is_stopped().unwrap() && id.is_alive());
         }
-        assert!(id.is_alive());
-        id.signal(Signal::CONT).unwrap();
+        id.run_on().unwrap();
         assert!(!id.is_stopped().unwrap());
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(id.is_stopped().unwrap_err().kind(), io::ErrorKind::NotFound);
+        for gone in [id.is_stopped().map(drop), id.stop(Duration::from_secs(10)), id.run_on()] {
+            assert_eq!(gone.unwrap_err().kind(), io::ErrorKind::NotFound);
+        }
     }
 
     #[test]

@@ -199,6 +199,12 @@ reasons! {
     StartFailed,
     /// The backend's virtual machine monitor is not installed.
     VmmNotFound,
+    /// The backend's virtual machine monitor is too old, or not the right one.
+    VmmUnsuitable,
+    /// The backend does not boot the kernel as it is.
+    KernelRefused,
+    /// Another machine uses a disk of this one.
+    DiskInUse,
     /// The program that serves the guest's vsock is not installed.
     VsockNotFound,
     /// The virtual machine monitor ended before the guest was ready.

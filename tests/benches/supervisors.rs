@@ -192,24 +192,9 @@ impl<'a> Bench<'a> {
                 apple_vf: None,
             },
             guest: Config {
-                version: microagent_guest_protocol::VERSION,
-                boot_id: "boot".to_owned(),
-                hostname: "bench".to_owned(),
-                realtime_ns: 0,
                 root: Root { baseline: 0, overlay: Some(1) },
-                mounts: Vec::new(),
-                files: Vec::new(),
-                secrets: Vec::new(),
-                setup: Vec::new(),
-                workload: Process {
-                    argv: vec!["/bin/sleep".to_owned(), "100000".to_owned()],
-                    env: Vec::new(),
-                    working_dir: None,
-                    user: None,
-                },
                 grace_seconds: 0,
-                health: None,
-                outputs: Vec::new(),
+                ..Config::new("boot", Process::new(vec!["/bin/sleep".to_owned(), "100000".to_owned()]))
             },
             restore: None,
         };

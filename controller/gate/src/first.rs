@@ -59,12 +59,8 @@ fn admit(session: Session, request: Request, found: Found) -> Result<Request, St
         (Session::Exec, Request::CopyOut(_) | Request::CopyIn(_)) => {
             Err("this is the way of commands; copies have one of their own".to_owned())
         }
-        (_, Request::Configure(_)) => {
+        (_, Request::Configure(_) | Request::Resumed { .. }) => {
             Err("a machine is configured by its own node only; the gate runs commands and copies files".to_owned())
-        }
-        (_, Request::Resumed { .. }) => {
-            Err("a machine is told that it was resumed by its own node only; the gate runs commands and copies files"
-                .to_owned())
         }
         (_, Request::Shutdown { .. }) => {
             Err("a machine is shut down through its Workspace; the gate runs commands and copies files".to_owned())

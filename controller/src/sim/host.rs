@@ -329,7 +329,7 @@ impl Host {
     }
 
     fn switch(&mut self, uid: &str, state: MachineState) -> Result<(), Fault> {
-        let vm = self.machines.get_mut(uid).ok_or_else(|| fault("MachineNotFound", true))?;
+        let vm = self.machines.get_mut(uid).ok_or_else(|| fault("MachineNotRunning", true))?;
         match vm.machine.state {
             MachineState::Running | MachineState::Paused | MachineState::Quarantined => {
                 vm.machine.state = state;

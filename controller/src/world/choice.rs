@@ -51,26 +51,23 @@ pub(super) type Candidate<'a> = (&'static str, Result<&'a Capabilities, &'a str>
 /// # Errors
 /// Why there is none: each candidate's reason.
 pub(super) fn choose(wanted: Wanted, candidates: &[Candidate<'_>]) -> Result<(&'static str, Option<String>), String> {
+    // What keeps each from being taken at once.
     let mut reasons = Vec::new();
     let mut translator = None;
     for (name, said) in candidates {
-        match said.map_err(str::to_owned).and_then(|capabilities| suits(wanted, name, capabilities)) {
+        let why = match said.map_err(str::to_owned).and_then(|capabilities| suits(wanted, name, capabilities)) {
             Ok(Suits::Natively) => return Ok((name, reason(wanted, name, &reasons))),
             Ok(Suits::Translated(why)) => {
                 translator = translator.or(Some(*name));
-                reasons.push(format!("{name}: {why}"));
+                why
             }
-            Err(why) => reasons.push(format!("{name}: {why}")),
-        }
+            Err(why) => why,
+        };
+        reasons.push((*name, why));
     }
     match translator {
-        // Why it translates is told of the machine itself.
-        Some(name) => {
-            let own = format!("{name}: ");
-            reasons.retain(|reason| !reason.starts_with(&own));
-            Ok((name, reason(wanted, name, &reasons)))
-        }
-        None => Err(reasons.join("; ")),
+        Some(name) => Ok((name, reason(wanted, name, &reasons))),
+        None => Err(told(&reasons)),
     }
 }
 
@@ -100,10 +97,15 @@ fn suits(wanted: Wanted, name: &str, capabilities: &Capabilities) -> Result<Suit
     }
 }
 
-/// Nothing has to be said where the first choice, or the only one, is taken.
-fn reason(wanted: Wanted, name: &str, reasons: &[String]) -> Option<String> {
-    let chosen_among_others = wanted.backend == Backend::Auto && !reasons.is_empty();
-    chosen_among_others.then(|| format!("Auto takes {name}; {}", reasons.join("; ")))
+/// Nothing has to be said where the first choice, or the only one, is taken. Why one translates is told of the machine itself.
+fn reason(wanted: Wanted, chosen: &str, reasons: &[(&str, String)]) -> Option<String> {
+    let others: Vec<_> = reasons.iter().filter(|(name, _)| *name != chosen).cloned().collect();
+    let said = wanted.backend == Backend::Auto && !others.is_empty();
+    said.then(|| format!("Auto takes {chosen}; {}", told(&others)))
+}
+
+fn told(reasons: &[(&str, String)]) -> String {
+    reasons.iter().map(|(name, why)| format!("{name}: {why}")).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]

@@ -44,6 +44,36 @@ pub struct Config {
     pub outputs: Vec<Output>,
 }
 
+impl Config {
+    /// A machine that is for this and has nothing else: its first disk is its root, and writable.
+    #[must_use]
+    pub fn new(boot_id: &str, workload: Process) -> Self {
+        Self {
+            version: crate::VERSION,
+            boot_id: boot_id.to_owned(),
+            hostname: "microagent".to_owned(),
+            realtime_ns: 0,
+            root: Root { baseline: 0, overlay: None },
+            mounts: Vec::new(),
+            files: Vec::new(),
+            secrets: Vec::new(),
+            setup: Vec::new(),
+            workload,
+            grace_seconds: 1,
+            health: None,
+            outputs: Vec::new(),
+        }
+    }
+}
+
+impl Process {
+    /// Root runs this in `/`, with the least environment.
+    #[must_use]
+    pub fn new(argv: Vec<String>) -> Self {
+        Self { argv, env: Vec::new(), working_dir: None, user: None }
+    }
+}
+
 /// A probe that the guest makes of its workload, as a Pod's probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixStream;
 
 use microagent_guest_protocol::{
-    Config, EnvVar, Event, Exec, ExecInput, ExecReply, Exit, Process, Request, Root, SetupStep, ShutdownReply, VERSION,
+    Config, EnvVar, Event, Exec, ExecInput, ExecReply, Exit, Process, Request, Root, SetupStep, ShutdownReply,
     frame::{self, Kind},
 };
 
@@ -22,19 +22,11 @@ pub(crate) fn sh(script: &str) -> Process {
 /// A configuration with the baseline as disk 0 and the writable disk as disk 1.
 pub(crate) fn config(workload: Process) -> Config {
     Config {
-        version: VERSION,
-        boot_id: "boot-1".into(),
         hostname: "box".into(),
         realtime_ns: 1_700_000_000_000_000_000,
         root: Root { baseline: 0, overlay: Some(1) },
-        mounts: Vec::new(),
-        files: Vec::new(),
-        secrets: Vec::new(),
-        setup: Vec::new(),
-        workload,
         grace_seconds: 5,
-        health: None,
-        outputs: Vec::new(),
+        ..Config::new("boot-1", workload)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{env, path::Path, sync::OnceLock, time::Duration};
 
 use microagent_base::process::ProcessId;
-use microagent_shim::{Backend, Launch, Program, VSOCK_SOCKET};
+use microagent_shim::{Backend, Launch, Program, VERBS, VSOCK_SOCKET};
 use microagent_supervisor_protocol::{
     Accelerator, Capabilities, Check, CheckStatus, ErrorBody, ErrorCode, Features, Identity, MachineConfig, Verb,
     VsockProvider, vsock,
@@ -17,23 +17,6 @@ use crate::{
     kernel,
     machine::Machine,
 };
-
-/// The verbs that work. The framework has no snapshots of Linux guests.
-const VERBS: [Verb; 13] = [
-    Verb::Capabilities,
-    Verb::Check,
-    Verb::Prepare,
-    Verb::Start,
-    Verb::Inspect,
-    Verb::Pause,
-    Verb::Resume,
-    Verb::Quarantine,
-    Verb::Halt,
-    Verb::Kill,
-    Verb::Console,
-    Verb::Delete,
-    Verb::Gc,
-];
 
 /// How long the framework may take to start a machine: it starts them one after the other.
 const START: Duration = Duration::from_secs(40);
@@ -63,6 +46,7 @@ impl Backend for AppleVf {
     }
 
     fn verbs(&self) -> &[Verb] {
+        // The framework has no snapshots of Linux guests.
         &VERBS
     }
 

@@ -26,7 +26,7 @@ use bench::Bench;
 use check::Trouble;
 
 pub use check::{Check, Outcome, Verdict};
-pub use parts::{Parts, Placeholders, guest};
+pub use parts::{Parts, Placeholders};
 
 /// All checks, in the order in which they run.
 #[must_use]

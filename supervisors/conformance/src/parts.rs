@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use microagent_guest_protocol::{Config, Process, Root};
+use microagent_guest_protocol::{Config, Process};
 use microagent_supervisor_protocol::{Disk, Kernel, KernelFormat, MachineConfig, OUTPUT_BYTES};
 
 /// Gives each check the parts of its machine.
@@ -42,26 +42,6 @@ impl Parts for Placeholders {
     }
 
     fn guest(&self, boot_id: &str) -> Config {
-        guest(boot_id, vec!["stay".to_owned()])
-    }
-}
-
-/// A guest that runs this and nothing else, on its first disk.
-#[must_use]
-pub fn guest(boot_id: &str, argv: Vec<String>) -> Config {
-    Config {
-        version: microagent_guest_protocol::VERSION,
-        boot_id: boot_id.to_owned(),
-        hostname: "conformance".to_owned(),
-        realtime_ns: 0,
-        root: Root { baseline: 0, overlay: None },
-        mounts: Vec::new(),
-        files: Vec::new(),
-        secrets: Vec::new(),
-        setup: Vec::new(),
-        workload: Process { argv, env: Vec::new(), working_dir: None, user: None },
-        grace_seconds: 1,
-        health: None,
-        outputs: Vec::new(),
+        Config::new(boot_id, Process::new(vec!["stay".to_owned()]))
     }
 }

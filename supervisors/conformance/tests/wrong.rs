@@ -162,7 +162,7 @@ fn where_there_is_no_machine_that_must_be_told() {
         (
             "absent-can-be-ended",
             "    if not alive(found):\n        return found\n",
-            "    if not alive(found):\n        raise Refused(\"MachineNotFound\", \"there is none\")\n",
+            "    if not alive(found):\n        raise Refused(\"MachineNotRunning\", \"there is none\")\n",
         ),
         (
             "prepares-twice",

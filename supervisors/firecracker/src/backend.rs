@@ -23,24 +23,6 @@ use crate::{
     power, snapshot,
 };
 
-/// The verbs that work.
-const VERBS: [Verb; 14] = [
-    Verb::Capabilities,
-    Verb::Check,
-    Verb::Prepare,
-    Verb::Start,
-    Verb::Inspect,
-    Verb::Pause,
-    Verb::Resume,
-    Verb::Quarantine,
-    Verb::Halt,
-    Verb::Kill,
-    Verb::Snapshot,
-    Verb::Console,
-    Verb::Delete,
-    Verb::Gc,
-];
-
 /// What a guest must have left beside its balloon, in MiB.
 const LEFT_MIB: u64 = 64;
 
@@ -95,7 +77,7 @@ impl Backend for Firecracker {
     }
 
     fn verbs(&self) -> &[Verb] {
-        &VERBS
+        &Verb::ALL
     }
 
     fn max_vcpus(&self) -> u32 {
@@ -108,7 +90,7 @@ impl Backend for Firecracker {
             backend: self.name().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             vmm: self.host.firecracker().ok().map(|vmm| vmm.line.clone()),
-            verbs: VERBS.to_vec(),
+            verbs: Verb::ALL.to_vec(),
             accelerators: if lacks.is_none() { vec![Accelerator::Kvm] } else { Vec::new() },
             accelerator_reason: lacks.map(|lacks| format!("{}; {}", lacks.message, lacks.remediation)),
             kernel_format: Some(kernel::FORMAT),

@@ -1,15 +1,9 @@
 //! Standing still, running on, and the power button.
 
-use std::{
-    fs, io,
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, io, path::Path, time::Duration};
 
 use microagent_base::process::ProcessId;
 use microagent_supervisor_protocol::{ErrorBody, ErrorCode};
-use rustix::process::Signal;
 
 use crate::{
     api::Api,
@@ -23,9 +17,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a stopped process may take to stand still: a thread stops when its disk has answered.
 const STILL: Duration = Duration::from_secs(2);
-
-/// How often it is looked at: it stands still within a millisecond, and nothing can be waited on before.
-const STILL_LOOK: Duration = Duration::from_millis(1);
 
 /// The most processes between the shim's child and the VMM.
 const MAX_DEPTH: usize = 4;
@@ -42,7 +33,7 @@ pub(crate) fn set_paused(vmm: ProcessId, paused: bool) -> Result<(), ErrorBody> 
     };
     let process = innermost(vmm).map_err(|e| failed(e.to_string()))?;
     if process.is_stopped().map_err(|e| failed(e.to_string()))? {
-        return if paused { Ok(()) } else { signal(process, Signal::CONT).map_err(failed) };
+        return if paused { Ok(()) } else { process.run_on().map_err(|e| failed(e.to_string())) };
     }
     let mut api = Api::connect(Path::new(API_SOCKET)).map_err(|e| failed(e.to_string()))?;
     let version: FirecrackerVersion = api.get("/version", PATIENCE).map_err(|e| failed(e.to_string()))?;
@@ -59,15 +50,7 @@ pub(crate) fn set_paused(vmm: ProcessId, paused: bool) -> Result<(), ErrorBody> 
         }
         _ => {}
     }
-    signal(process, Signal::STOP).map_err(failed)?;
-    let until = Instant::now() + STILL;
-    while !process.is_stopped().map_err(|e| failed(e.to_string()))? {
-        if Instant::now() > until {
-            return Err(failed(format!("it does not stand still within {STILL:?}")));
-        }
-        thread::sleep(STILL_LOOK);
-    }
-    Ok(())
+    process.stop(STILL).map_err(|e| failed(e.to_string()))
 }
 
 /// Makes the CPUs stand still by the API, as a snapshot needs it, however they were stopped.
@@ -75,18 +58,10 @@ pub(crate) fn stand_still(vmm: ProcessId) -> Result<(), ErrorBody> {
     let failed = |why: String| ErrorBody::new(ErrorCode::VmmFailed, format!("Firecracker cannot be paused: {why}"));
     let process = innermost(vmm).map_err(|e| failed(e.to_string()))?;
     if process.is_stopped().map_err(|e| failed(e.to_string()))? {
-        signal(process, Signal::CONT).map_err(failed)?;
+        process.run_on().map_err(|e| failed(e.to_string()))?;
     }
     let mut api = Api::connect(Path::new(API_SOCKET)).map_err(|e| failed(e.to_string()))?;
     api.patch("/vm", &Vm { state: VmState::Paused }, PATIENCE).map_err(|e| failed(e.to_string()))
-}
-
-fn signal(process: ProcessId, signal: Signal) -> Result<(), String> {
-    match process.signal(signal) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err("it has ended".to_owned()),
-        Err(e) => Err(e.to_string()),
-    }
 }
 
 /// The VMM itself: the shim's child, or the last of the line where the child only confines it. A VMM has no children.

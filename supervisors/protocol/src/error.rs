@@ -57,8 +57,6 @@ pub enum ErrorCode {
     MachineRunning,
     /// Another call for the same machine is under way.
     MachineBusy,
-    /// There is no such machine.
-    MachineNotFound,
     /// The machine does not run, or its guest has not taken its configuration yet, or it is about to end.
     MachineNotRunning,
     /// The directory belongs to another UID.
@@ -85,7 +83,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every cause, in the order of the catalogue.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 27] = [
         Self::InvalidRequest,
         Self::UnsupportedProtocol,
         Self::UnsupportedVerb,
@@ -102,7 +100,6 @@ impl ErrorCode {
         Self::DiskFull,
         Self::MachineRunning,
         Self::MachineBusy,
-        Self::MachineNotFound,
         Self::MachineNotRunning,
         Self::IdentityMismatch,
         Self::SnapshotInvalid,
@@ -136,7 +133,6 @@ impl ErrorCode {
             Self::DiskFull => "DiskFull",
             Self::MachineRunning => "MachineRunning",
             Self::MachineBusy => "MachineBusy",
-            Self::MachineNotFound => "MachineNotFound",
             Self::MachineNotRunning => "MachineNotRunning",
             Self::IdentityMismatch => "IdentityMismatch",
             Self::SnapshotInvalid => "SnapshotInvalid",
@@ -171,7 +167,6 @@ impl ErrorCode {
             Self::DiskFull => "the file system is full",
             Self::MachineRunning => "another start of the same machine runs",
             Self::MachineBusy => "another call for the same machine is under way",
-            Self::MachineNotFound => "there is no such machine",
             Self::MachineNotRunning => {
                 "the machine does not run, or its guest has not taken its configuration yet, or it is about to end"
             }
@@ -233,7 +228,6 @@ impl ErrorCode {
             Self::DiskFull => "free space on the file system of the state directory",
             Self::MachineRunning => "halt the running machine first",
             Self::MachineBusy => "call again when the other call has ended",
-            Self::MachineNotFound => "start the machine first",
             Self::MachineNotRunning => "call again when the machine runs",
             Self::IdentityMismatch => "give each machine a directory of its own",
             Self::SnapshotInvalid => "make the snapshot again",

@@ -1,19 +1,13 @@
 //! QEMU as a backend.
 
-use std::{
-    sync::OnceLock,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{sync::OnceLock, time::Duration};
 
 use microagent_base::{Digest, process::ProcessId};
-use microagent_shim::{Backend, Launch, Program, kvm, program::version_line};
+use microagent_shim::{Backend, Launch, Program, VERBS, kvm, program::version_line};
 use microagent_supervisor_protocol::{
     Accelerator, Capabilities, Check, CheckStatus, ErrorBody, ErrorCode, Features, Identity, KernelFormat,
     MachineConfig, QemuMachine, Verb, VsockProvider,
 };
-
-use rustix::process::Signal;
 
 use crate::{
     command::{self, Plan, VHOST_SOCKET},
@@ -28,26 +22,6 @@ const KVM_SILENCE_MS: u64 = 5000;
 
 /// How long QEMU may take to stand still: a thread stops when its disk has answered.
 const STILL: Duration = Duration::from_secs(5);
-
-/// How often it is looked at: it stands still within a millisecond, and nothing can be waited on before.
-const STILL_LOOK: Duration = Duration::from_millis(1);
-
-/// The verbs that work.
-const VERBS: [Verb; 13] = [
-    Verb::Capabilities,
-    Verb::Check,
-    Verb::Prepare,
-    Verb::Start,
-    Verb::Inspect,
-    Verb::Pause,
-    Verb::Resume,
-    Verb::Quarantine,
-    Verb::Halt,
-    Verb::Kill,
-    Verb::Console,
-    Verb::Delete,
-    Verb::Gc,
-];
 
 /// QEMU on this host.
 pub(crate) struct Qemu {
@@ -191,21 +165,11 @@ impl Backend for Qemu {
     /// and vhost-device-vsock (0.3) gives up its work at the first byte of the host that it cannot place; the machine could never be
     /// reached again.
     fn set_paused(&self, vmm: ProcessId, paused: bool) -> Result<(), ErrorBody> {
-        let failed = |why: String| {
+        let changed = if paused { vmm.stop(STILL) } else { vmm.run_on() };
+        changed.map_err(|e| {
             let doing = if paused { "paused" } else { "let run on" };
-            ErrorBody::new(ErrorCode::VmmFailed, format!("QEMU, process {}, cannot be {doing}: {why}", vmm.pid))
-        };
-        if !vmm.signal(if paused { Signal::STOP } else { Signal::CONT }).map_err(|e| failed(e.to_string()))? {
-            return Err(failed("it has ended".to_owned()));
-        }
-        let until = Instant::now() + STILL;
-        while paused && !vmm.is_stopped().map_err(|e| failed(e.to_string()))? {
-            if Instant::now() > until {
-                return Err(failed(format!("it does not stand still within {STILL:?}")));
-            }
-            thread::sleep(STILL_LOOK);
-        }
-        Ok(())
+            ErrorBody::new(ErrorCode::VmmFailed, format!("QEMU, process {}, cannot be {doing}: {e}", vmm.pid))
+        })
     }
 
     fn gave_up(&self, launch: &Launch, why: &str) {

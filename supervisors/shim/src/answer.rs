@@ -2,7 +2,7 @@
 
 use std::{env, ffi::OsString, io, path::Path, process::ExitCode, time::Instant};
 
-use microagent_supervisor_protocol::{ErrorBody, ErrorCode, Machine, PROTOCOL, Request, Response, server};
+use microagent_supervisor_protocol::{ErrorBody, ErrorCode, PROTOCOL, Request, Response, server};
 
 #[cfg(target_os = "linux")]
 use crate::confine;
@@ -55,43 +55,28 @@ fn answer(backend: &impl Backend) -> ExitCode {
 
 fn carry_out(backend: &impl Backend, request: Request) -> Response {
     let verb = request.verb();
-    if let Request::Capabilities(_) = request {
-        return Response { capabilities: Some(backend.capabilities()), ..Response::ok() };
-    }
-    if let Request::Check(request) = &request {
-        return Response { checks: backend.check(request.config.as_ref()), ..Response::ok() };
-    }
     if !backend.verbs().contains(&verb) {
-        let message = format!("{} does not have the verb {verb:?} yet", backend.name());
+        let message = format!("backend {} does not have the verb `{}`", backend.name(), verb.as_str());
         return Response::error(ErrorBody::new(ErrorCode::UnsupportedVerb, message));
     }
     let target = request.target().cloned();
-    match request {
-        Request::Gc(request) => {
-            return match gc::gc(backend, &request) {
-                Ok(removed) => Response { removed, ..Response::ok() },
-                Err(error) => Response::error(error),
-            };
-        }
-        Request::Console(request) => {
-            return match verbs::console(&request) {
-                Ok((machine, console)) => Response { console: Some(console), ..Response::machine(machine) },
-                Err(error) => Response::error(error),
-            };
-        }
-        _ => {}
-    }
-    match on_machine(backend, request) {
-        Ok(machine) => Response::machine(machine),
-        Err(error) => {
-            let machine = target.and_then(|t| verbs::inspect(&t).ok());
-            Response { machine, ..Response::error(error) }
-        }
-    }
+    fulfil(backend, request).unwrap_or_else(|error| {
+        let machine = target.and_then(|target| verbs::inspect(&target).ok());
+        Response { machine, ..Response::error(error) }
+    })
 }
 
-fn on_machine(backend: &impl Backend, request: Request) -> Result<Machine, ErrorBody> {
-    match request {
+fn fulfil(backend: &impl Backend, request: Request) -> Result<Response, ErrorBody> {
+    let machine = match request {
+        Request::Capabilities(_) => {
+            return Ok(Response { capabilities: Some(backend.capabilities()), ..Response::ok() });
+        }
+        Request::Check(r) => return Ok(Response { checks: backend.check(r.config.as_ref()), ..Response::ok() }),
+        Request::Gc(r) => return Ok(Response { removed: gc::gc(backend, &r)?, ..Response::ok() }),
+        Request::Console(r) => {
+            let (machine, console) = verbs::console(&r)?;
+            return Ok(Response { console: Some(console), ..Response::machine(machine) });
+        }
         Request::Prepare(r) => verbs::prepare(backend, &r),
         Request::Start(r) => verbs::start(backend, *r),
         Request::Inspect(r) => verbs::inspect(&r.target),
@@ -102,8 +87,6 @@ fn on_machine(backend: &impl Backend, request: Request) -> Result<Machine, Error
         Request::Kill(r) => verbs::kill(&r.target),
         Request::Delete(r) => verbs::delete(backend, &r.target),
         Request::Snapshot(r) => verbs::snapshot(&r),
-        Request::Capabilities(_) | Request::Check(_) | Request::Console(_) | Request::Gc(_) => {
-            Err(ErrorBody::new(ErrorCode::UnsupportedVerb, "this verb changes no machine"))
-        }
-    }
+    };
+    machine.map(Response::machine)
 }

@@ -19,6 +19,23 @@ pub use crate::confine::Confined;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Confined {}
 
+/// The verbs that the shim carries out for every backend: all but `snapshot`, which takes a backend that can.
+pub const VERBS: [Verb; 13] = [
+    Verb::Capabilities,
+    Verb::Check,
+    Verb::Prepare,
+    Verb::Start,
+    Verb::Inspect,
+    Verb::Pause,
+    Verb::Resume,
+    Verb::Quarantine,
+    Verb::Halt,
+    Verb::Kill,
+    Verb::Console,
+    Verb::Delete,
+    Verb::Gc,
+];
+
 /// One way to run machines.
 pub trait Backend: Sync {
     /// The backend's name: `Qemu`, `Firecracker`, `AppleVf`.

@@ -42,6 +42,7 @@ mod hear;
 pub mod kernel_args;
 #[cfg(target_os = "linux")]
 pub mod kvm;
+mod launch;
 mod life;
 mod log;
 mod outputs;
@@ -58,7 +59,7 @@ mod wish;
 mod word;
 
 pub use answer::main;
-pub use backend::{Backend, Confined, Launch, Program};
+pub use backend::{Backend, Confined, Launch, Program, VERBS};
 #[cfg(target_os = "linux")]
 pub use confine::Bind;
 pub use dir::{

@@ -4,7 +4,7 @@ use std::{
     env,
     io::{self},
     path::Path,
-    process::{Child, ExitCode, ExitStatus, Stdio},
+    process::{ExitCode, ExitStatus},
     sync::{
         Arc, Mutex,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
@@ -13,8 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
-use microagent_base::{Digest, durable, lock::FileLock, process::ProcessId};
+use microagent_base::{Digest, lock::FileLock, process::ProcessId};
 use microagent_guest_protocol::Output;
 use microagent_supervisor_protocol::{
     ErrorBody, ErrorCode, Machine, MachineConfig, MachineState, Owner, Response, Restore,
@@ -26,17 +25,16 @@ use crate::{
     bridge::Bridge,
     console::Sign,
     control::{self, Answer, Wish},
-    dir::{CONTROL_SOCKET, GUEST_SOCKET, MachineDir, SHIM_LOCK, VSOCK_SOCKET, host},
+    dir::{CONTROL_SOCKET, MachineDir, SHIM_LOCK, VSOCK_SOCKET, host},
     disks,
     far::Far,
     guest::{self, Bound, Hello, Line, Waiting, Word},
     handover::{Boot, Ready},
-    hear::{self, Said},
-    life::{Expected, Life, VmmEnd},
+    hear::Said,
+    life::{Expected, Life},
     record::{FORMAT, Record},
-    snapshot::{self, Base, Found},
+    snapshot::Base,
     timers::{Timers, due},
-    vmm,
 };
 
 /// Something that happened.
@@ -53,9 +51,6 @@ pub(crate) enum Signal {
 
 /// How many signals may wait. A guest that tells faster than is recorded waits itself.
 const QUEUE: usize = 64;
-
-/// How long the last output may take to reach the disk once the machine has ended.
-const LAST_OUTPUT: Duration = Duration::from_secs(30);
 
 /// How long a machine may run on after its connection was lost, or after its kernel panicked, before it is ended.
 pub(crate) const LOST: Duration = Duration::from_secs(30);
@@ -110,10 +105,10 @@ fn begin(backend: &impl Backend, dir: &Path, ready: &mut Ready) -> Result<(), Er
 /// What the shim knows.
 pub(crate) struct Shim<'a> {
     pub(crate) backend: &'a dyn Backend,
-    dir: MachineDir,
+    pub(crate) dir: MachineDir,
     pub(crate) config: MachineConfig,
     config_digest: String,
-    launches: Vec<Launch>,
+    pub(crate) launches: Vec<Launch>,
     own: ProcessId,
     pub(crate) life: Life,
     pub(crate) bridge: Bridge,
@@ -131,7 +126,7 @@ pub(crate) struct Shim<'a> {
     outputs: Vec<Output>,
     /// The connection to the guest.
     pub(crate) line: Line,
-    restore: Option<Restore>,
+    pub(crate) restore: Option<Restore>,
     /// The present launch.
     pub(crate) launch: Option<Launch>,
     /// The snapshot that was made last, and how many there were.
@@ -145,12 +140,12 @@ pub(crate) struct Shim<'a> {
     pub(crate) refusal: Option<io::Error>,
     pub(crate) timers: Timers,
     pub(crate) vmm: Option<ProcessId>,
-    helper: Option<ProcessId>,
+    pub(crate) helper: Option<ProcessId>,
     /// How the helper ended before its machine.
     helper_end: Option<String>,
-    started: Instant,
-    alive: bool,
-    ended: Option<io::Result<ExitStatus>>,
+    pub(crate) started: Instant,
+    pub(crate) alive: bool,
+    pub(crate) ended: Option<io::Result<ExitStatus>>,
 }
 
 /// The connection to guest-init.
@@ -159,12 +154,6 @@ pub(crate) enum Connection {
     None,
     Open,
     Over,
-}
-
-/// How a launch ended.
-enum Outcome {
-    Ended(VmmEnd),
-    Silent(String),
 }
 
 impl<'a> Shim<'a> {
@@ -213,167 +202,7 @@ impl<'a> Shim<'a> {
         })
     }
 
-    fn run(&mut self, ready: &mut Ready) -> Result<(), ErrorBody> {
-        let backend = self.backend;
-        let launches = std::mem::take(&mut self.launches);
-        let mut given_up: Option<(&Launch, String)> = None;
-        for (n, launch) in launches.iter().enumerate() {
-            let last = n + 1 == launches.len();
-            let why = given_up.as_ref().map(|(_, why)| why.clone());
-            let mut verdict = || {
-                if let Some((launch, why)) = given_up.take() {
-                    backend.gave_up(launch, &why);
-                }
-            };
-            match self.launch(launch, why, last, ready, &mut verdict)? {
-                Outcome::Ended(end) => {
-                    self.life.end(&end, Timestamp::now());
-                    return self.save_last();
-                }
-                Outcome::Silent(why) => {
-                    eprintln!("{:?} is given up: {why}", launch.accelerator);
-                    given_up = Some((launch, why));
-                }
-            }
-        }
-        Err(ErrorBody::new(ErrorCode::Host, "there is no way to launch the machine"))
-    }
-
-    fn launch(
-        &mut self,
-        launch: &Launch,
-        given_up: Option<String>,
-        last: bool,
-        ready: &mut Ready,
-        alive: &mut dyn FnMut(),
-    ) -> Result<Outcome, ErrorBody> {
-        let sockets = launch.helper.as_ref().and_then(|h| h.socket.as_deref()).into_iter().chain([GUEST_SOCKET]);
-        for socket in sockets {
-            durable::remove_file(Path::new(socket)).map_err(|e| crate::dir::durable_error(&e))?;
-        }
-        let found = self.restore.as_ref().map(|restore| snapshot::find(&restore.dir)).transpose()?;
-        if let Some(found) = &found {
-            found.check(&snapshot::facts(self.backend, launch, &self.config)?)?;
-        }
-        self.backend.prepare(launch, &self.config)?;
-        if let Some(found) = &found {
-            self.backend.prepare_restore(launch, &self.config, &found.chain)?;
-            self.life.take_up(found.progress.clone());
-        }
-        if let Some(program) = &launch.helper {
-            let mut child = vmm::spawn(program, Stdio::null())?;
-            let said = hear::helper(&mut child)?;
-            vmm::await_socket(&mut child, program).map_err(|e| e.with_details(said()))?;
-            self.follow_helper(child)?;
-        }
-        let mut child = vmm::spawn(&launch.vmm, Stdio::piped())?;
-        let vmm = vmm::identity(&child)?;
-        let said = hear::vmm(&mut child, launch, self.config.log_bytes, &self.sender)?;
-        self.begin_launch(launch, given_up, last, vmm);
-        if let Err(error) = self.configure(launch, &mut child, found.as_ref()) {
-            let _ = child.kill();
-            let _ = child.wait();
-            said.wait();
-            return Err(error.with_details(said.last_words()));
-        }
-        self.save()?;
-        ready.tell(&Response::machine(self.life.machine.clone()));
-        let sender = self.sender.clone();
-        hear::spawn_thread("vmm", move || {
-            let _ = sender.send(Signal::VmmEnded(child.wait()));
-        })?;
-        let outcome = self.supervise(&said, last, alive);
-        if let Some(Err(e)) = self.helper.take().map(|helper| helper.signal(rustix::process::Signal::KILL)) {
-            eprintln!("cannot end the program that serves vsock: {e}");
-        }
-        if matches!(outcome, Outcome::Ended(_)) {
-            // What the helper had taken from the guest is in the socket's buffer still; and a large output takes its time to reach
-            // the disk.
-            let patience = if self.life.is_copying() && !self.killed { LAST_OUTPUT } else { IN_FLIGHT };
-            self.take_until(Instant::now() + patience, |shim| shim.connection != Connection::Open);
-        }
-        Ok(outcome)
-    }
-
-    /// Hears of the helper's end. Without it the guest cannot be reached any more, so its machine is none.
-    fn follow_helper(&mut self, mut child: Child) -> Result<(), ErrorBody> {
-        let helper = vmm::identity(&child)?;
-        self.helper = Some(helper);
-        let sender = self.sender.clone();
-        hear::spawn_thread("helper", move || {
-            let _ = sender.send(Signal::HelperEnded(helper, child.wait()));
-        })
-    }
-
-    /// Tells the VMM what its machine is.
-    fn configure(&self, launch: &Launch, child: &mut Child, found: Option<&Found>) -> Result<(), ErrorBody> {
-        vmm::await_socket(child, &launch.vmm)?;
-        match found {
-            Some(found) => self.backend.restore(launch, &self.config, &found.chain),
-            None => self.backend.configure(launch, &self.config),
-        }
-    }
-
-    fn begin_launch(&mut self, launch: &Launch, given_up: Option<String>, last: bool, vmm: ProcessId) {
-        let now = Instant::now();
-        let machine = &mut self.life.machine;
-        if given_up.is_some() {
-            machine.timings.insert("givenUp".to_owned(), millis(now - self.started));
-        }
-        machine.accelerator = Some(launch.accelerator);
-        machine.accelerator_reason = given_up.or_else(|| launch.accelerator_reason.clone());
-        machine.vsock = Some(self.dir.join(VSOCK_SOCKET));
-        machine.started_at = Some(Timestamp::now());
-        self.launch = Some(launch.clone());
-        self.far = Far::of(launch);
-        self.bridge.lead_to(self.far);
-        self.started = now;
-        self.vmm = Some(vmm);
-        self.alive = false;
-        self.ended = None;
-        let boot = Duration::from_millis(self.config.boot_timeout_ms);
-        self.timers.silence = launch.silence_ms.filter(|_| !last).map(|ms| now + Duration::from_millis(ms));
-        self.timers.boot = Some(now + boot);
-        // The console tells when the guest listens; this is for kernels whose console says nothing.
-        self.timers.connect = Some(now + if self.life.is_resuming() { Duration::ZERO } else { boot / 2 });
-    }
-
-    /// Runs until the VMM has ended. `alive` is told after the first sign of life.
-    fn supervise(&mut self, said: &Said, last: bool, alive: &mut dyn FnMut()) -> Outcome {
-        let mut silent = None;
-        while self.ended.is_none() {
-            self.wait(self.timers.next());
-            let now = Instant::now();
-            if due(&mut self.timers.silence, now) && !self.alive {
-                silent = Some(format!("its console was silent for {} ms", millis(now - self.started)));
-                self.kill();
-            }
-            self.check_timers(now, said);
-            self.save_or_say();
-            if self.alive {
-                alive();
-            }
-        }
-        self.timers = Timers::default();
-        said.wait();
-        // The console's last words came before its end.
-        self.take_until(Instant::now(), |_| false);
-        let (success, status) = match self.ended.take() {
-            Some(Ok(status)) => (status.success(), status.to_string()),
-            Some(Err(e)) => (false, e.to_string()),
-            None => (false, "an unknown status".to_owned()),
-        };
-        let wished = self.life.machine.state == MachineState::Halting;
-        if !wished && silent.is_none() && !last && !self.alive {
-            silent = Some(format!("the VMM ended with {status} before its first word: {}", said.stderr.text()));
-        }
-        match silent {
-            Some(why) if !wished => Outcome::Silent(why),
-            _ => Outcome::Ended(VmmEnd { success, status, stderr: said.stderr.text(), console: said.console.text() }),
-        }
-    }
-
-    fn check_timers(&mut self, now: Instant, said: &Said) {
+    pub(crate) fn check_timers(&mut self, now: Instant, said: &Said) {
         if due(&mut self.timers.boot, now) && (!self.life.is_configured() || self.life.is_resuming()) {
             let refusal =
                 self.refusal.as_ref().map_or_else(String::new, |e| format!("; its port could not be reached: {e}"));
@@ -421,12 +250,12 @@ impl<'a> Shim<'a> {
     }
 
     /// Takes signals until the time, or until it is enough.
-    fn take_until(&mut self, until: Instant, enough: impl Fn(&Self) -> bool) {
+    pub(crate) fn take_until(&mut self, until: Instant, enough: impl Fn(&Self) -> bool) {
         while !enough(self) && self.wait(Some(until)) {}
     }
 
     /// Waits for a signal until the time; takes it and all others that wait. Gives whether there was one.
-    fn wait(&mut self, until: Option<Instant>) -> bool {
+    pub(crate) fn wait(&mut self, until: Option<Instant>) -> bool {
         let first = match until {
             Some(at) => self.signals.recv_timeout(at.saturating_duration_since(Instant::now())),
             None => self.signals.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -481,7 +310,7 @@ impl<'a> Shim<'a> {
         }
     }
 
-    fn save(&mut self) -> Result<(), ErrorBody> {
+    pub(crate) fn save(&mut self) -> Result<(), ErrorBody> {
         if self.saved.as_ref() != Some(&self.life.machine) {
             let record = Record {
                 format: FORMAT,
@@ -501,13 +330,13 @@ impl<'a> Shim<'a> {
     }
 
     /// What cannot be recorded now is recorded with the next change.
-    fn save_or_say(&mut self) {
+    pub(crate) fn save_or_say(&mut self) {
         if let Err(e) = self.save() {
             eprintln!("{e}");
         }
     }
 
-    fn save_last(&mut self) -> Result<(), ErrorBody> {
+    pub(crate) fn save_last(&mut self) -> Result<(), ErrorBody> {
         self.vmm = None;
         for _ in 1..RECORD_TRIES {
             match self.save() {
@@ -520,6 +349,6 @@ impl<'a> Shim<'a> {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -136,7 +136,7 @@ fn launch(dir: &Path, birth: &Birth) -> Result<Machine, ErrorBody> {
 }
 
 fn change(dir: &Path, uid: &str, state: MachineState) -> Result<Machine, ErrorBody> {
-    let none = || ErrorBody::new(ErrorCode::MachineNotFound, format!("no machine runs in {}", dir.display()));
+    let none = || ErrorBody::new(ErrorCode::MachineNotRunning, format!("no machine runs in {}", dir.display()));
     if !dir.exists() {
         return Err(none());
     }

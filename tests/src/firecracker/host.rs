@@ -233,25 +233,14 @@ impl MachineHost {
     /// When the script cannot be written.
     pub fn start_from(&self, boot_id: &str, restore: Option<&Path>) -> Result<Machine, CallError> {
         self.write_script();
+        let workload = Process {
+            env: vec![EnvVar { name: "TOKEN".to_owned(), value: SECRET.to_owned() }],
+            ..Process::new(vec!["/bin/true".to_owned()])
+        };
         let guest = Config {
-            version: 1,
-            boot_id: boot_id.to_owned(),
-            hostname: "h".to_owned(),
-            realtime_ns: 0,
             root: Root { baseline: 0, overlay: Some(1) },
-            mounts: Vec::new(),
-            files: Vec::new(),
-            secrets: Vec::new(),
-            setup: Vec::new(),
-            workload: Process {
-                argv: vec!["/bin/true".to_owned()],
-                env: vec![EnvVar { name: "TOKEN".to_owned(), value: SECRET.to_owned() }],
-                working_dir: None,
-                user: None,
-            },
-            grace_seconds: 1,
-            health: None,
             outputs: self.outputs.iter().map(|n| Output { name: (*n).to_owned(), path: "/x".to_owned() }).collect(),
+            ..Config::new(boot_id, workload)
         };
         let request = StartRequest {
             protocol: PROTOCOL.to_owned(),

@@ -2,8 +2,8 @@
 
 use std::{fs, io, path::Path};
 
-use microagent_conformance::{Parts, Verdict, checks, guest, run};
-use microagent_guest_protocol::Config;
+use microagent_conformance::{Parts, Verdict, checks, run};
+use microagent_guest_protocol::{Config, Process};
 use microagent_supervisor_protocol::{Disk, MachineConfig};
 use microagent_tests::firecracker::MachineHost;
 use rustix::process::geteuid;
@@ -23,7 +23,7 @@ impl Parts for StandIns {
     }
 
     fn guest(&self, boot_id: &str) -> Config {
-        guest(boot_id, vec!["stay".to_owned()])
+        Config::new(boot_id, Process::new(vec!["stay".to_owned()]))
     }
 }
 

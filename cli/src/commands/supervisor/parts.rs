@@ -7,13 +7,13 @@ use std::{
 };
 
 use microagent_base::{Digest, Silent};
-use microagent_conformance::{Parts, guest};
+use microagent_conformance::Parts;
 use microagent_controller::{
     find_guest_init,
     world::{bootable, needs, qemu_options},
 };
 use microagent_crds::Acceleration;
-use microagent_guest_protocol::{Config, Root};
+use microagent_guest_protocol::{Config, Process, Root};
 use microagent_kernel::{KernelSource, KernelStore};
 use microagent_rootfs::{EmptyOptions, Layer, Options};
 use microagent_supervisor_protocol::{Capabilities, Disk, MachineConfig, OUTPUT_BYTES};
@@ -81,7 +81,7 @@ impl Parts for Guests {
     fn guest(&self, boot_id: &str) -> Config {
         Config {
             root: Root { baseline: 0, overlay: Some(1) },
-            ..guest(boot_id, vec!["/init".to_owned(), "idle".to_owned()])
+            ..Config::new(boot_id, Process::new(vec!["/init".to_owned(), "idle".to_owned()]))
         }
     }
 }

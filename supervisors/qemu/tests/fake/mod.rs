@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use microagent_guest_protocol::{CONTROL_PORT, Config, EnvVar, Health, Output, Process, Root};
+use microagent_guest_protocol::{CONTROL_PORT, Config, EnvVar, Health, Output, Process};
 use microagent_shim::{GUEST_SOCKET, MACHINE_RECORD, Record};
 use microagent_supervisor_protocol::{
     Accelerator, CallError, Halt, Identity, Kernel, KernelFormat, Machine, MachineConfig, MachineState, PROTOCOL,
@@ -135,25 +135,14 @@ impl Host {
     }
 
     pub(crate) fn start(&self, boot_id: &str) -> Result<Machine, CallError> {
+        let workload = Process {
+            env: vec![EnvVar { name: "TOKEN".to_owned(), value: SECRET.to_owned() }],
+            ..Process::new(vec!["/bin/true".to_owned()])
+        };
         let guest = Config {
-            version: 1,
-            boot_id: boot_id.to_owned(),
-            hostname: "h".to_owned(),
-            realtime_ns: 0,
-            root: Root { baseline: 0, overlay: None },
-            mounts: Vec::new(),
-            files: Vec::new(),
-            secrets: Vec::new(),
-            setup: Vec::new(),
-            workload: Process {
-                argv: vec!["/bin/true".to_owned()],
-                env: vec![EnvVar { name: "TOKEN".to_owned(), value: SECRET.to_owned() }],
-                working_dir: None,
-                user: None,
-            },
-            grace_seconds: 1,
             health: self.health.clone(),
             outputs: self.outputs.iter().map(|n| Output { name: (*n).to_owned(), path: "/x".to_owned() }).collect(),
+            ..Config::new(boot_id, workload)
         };
         let identity = Identity {
             uid: self.uid.clone(),

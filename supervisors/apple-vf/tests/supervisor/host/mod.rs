@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use microagent_conformance::{Parts, guest};
-use microagent_guest_protocol::Config;
+use microagent_conformance::Parts;
+use microagent_guest_protocol::{Config, Process};
 use microagent_supervisor_protocol::{
     AppleVfOptions, CallError, Disk, ErrorBody, Halt, Identity, Kernel, KernelFormat, Machine, MachineConfig,
     MachineState, PROTOCOL, StartRequest, Supervisor, Target,
@@ -72,7 +72,7 @@ impl Parts for StandIns {
     }
 
     fn guest(&self, boot_id: &str) -> Config {
-        guest(boot_id, vec!["stay".to_owned()])
+        Config::new(boot_id, Process::new(vec!["stay".to_owned()]))
     }
 }
 
@@ -111,7 +111,7 @@ impl Host {
             target: self.target(),
             identity,
             config: self.config.clone(),
-            guest: guest("boot-1", vec!["stay".to_owned()]),
+            guest: Config::new("boot-1", Process::new(vec!["stay".to_owned()])),
             restore: None,
         };
         self.supervisor.start(request, PATIENCE)
