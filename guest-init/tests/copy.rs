@@ -18,13 +18,13 @@ use std::{
 };
 
 use harness::{
-    client::{ExecSession, Session, config, exec, sh, shut_down},
+    client::{ExecSession, Session, config, copy_out, exec, sh, shut_down},
     image,
     vm::Vm,
 };
 use microagent_archive::{Count, Owners, Reading, Source, Unpack, What, unpack};
 use microagent_guest_protocol::{
-    CopyIn, CopyOut, CopyReply, CopyWhat, FileName, Request,
+    CopyIn, CopyReply, CopyWhat, FileName, Request,
     frame::{self, Kind, MAX_DATA},
 };
 
@@ -53,22 +53,6 @@ fn put(vm: &Vm, request: CopyIn, archive: &[u8]) -> CopyReply {
         let _ = socket.shutdown(std::net::Shutdown::Both);
         reply
     })
-}
-
-fn get(vm: &Vm, path: &str, follow: bool) -> (Vec<u8>, CopyReply) {
-    let mut socket = vm.connect();
-    frame::write_message(&mut socket, &Request::CopyOut(CopyOut { path: path.to_owned(), follow })).unwrap();
-    let mut archive = Vec::new();
-    loop {
-        let frame = frame::read(&mut socket).unwrap().expect("a reply");
-        match frame.kind {
-            Kind::Output => archive.extend(frame.payload),
-            kind => {
-                assert_eq!(kind, Kind::Message);
-                return (archive, frame.message().unwrap());
-            }
-        }
-    }
 }
 
 fn packed(path: &Path) -> Vec<u8> {
@@ -138,7 +122,7 @@ fn files_go_in_and_come_out_as_they_were_by_no_program_of_the_image() {
         CopyReply::Failed { code, message, .. } if code == expected => message,
         other => panic!("{expected}: {other:?}"),
     };
-    refused(get(&vm, "/etc", false).1, "NotConfigured");
+    refused(copy_out(&vm, "/etc", false).1, "NotConfigured");
     let script = "mkdir -p /w; ln -s /proc/1/root /magic; ln -s etc/passwd /alias; mkfifo /w/pipe; echo in > /w/f; echo ready; \
                   trap 'exit 0' TERM; while :; do sleep 0.1; done";
     let mut session = Session::configure(&vm, &config(sh(script)));
@@ -157,7 +141,7 @@ fn files_go_in_and_come_out_as_they_were_by_no_program_of_the_image() {
     assert_eq!(lines[0], "1000:1001 750 1000000000", "{told}");
     assert!(lines[1].starts_with(&format!("1000:1001 {own:o} ")) && lines[2].starts_with("1000:1001 777 "), "{told}");
     assert_eq!(lines[3..], ["#!/bin/sh", "67108864", "0"], "{told}");
-    let (archive, reply) = get(&vm, "/home/agent/tree", false);
+    let (archive, reply) = copy_out(&vm, "/home/agent/tree", false);
     assert_eq!(reply, COPIED);
     let back = directory.path().join("back");
     let how = Unpack {
@@ -182,7 +166,7 @@ fn files_go_in_and_come_out_as_they_were_by_no_program_of_the_image() {
     assert_eq!(shell("cat /etc/hosts"), "10.0.0.1 peer\n");
     // Links of the guest lead no further than its root, and the links of /proc nowhere.
     let name = |path: &str, follow| {
-        let (archive, reply) = get(&vm, path, follow);
+        let (archive, reply) = copy_out(&vm, path, follow);
         assert_eq!(reply, COPIED, "{path}");
         let mut archive = tar::Archive::new(&archive[..]);
         let entry = archive.entries().unwrap().next().unwrap().unwrap();
@@ -191,10 +175,10 @@ fn files_go_in_and_come_out_as_they_were_by_no_program_of_the_image() {
     assert_eq!(name("/alias", false), ("alias".to_owned(), tar::EntryType::Symlink, 0));
     assert_eq!(name("/alias", true), ("alias".to_owned(), tar::EntryType::Regular, 0));
     assert_eq!(name("/home/agent/tree/run.sh", false).2, 1000);
-    refused(get(&vm, "/magic/etc/hosts", false).1, "FileNotReadable");
-    refused(get(&vm, "/proc/version", false).1, "FileNotReadable");
-    refused(get(&vm, "/w/pipe", false).1, "FileNotReadable");
-    let message = refused(get(&vm, "/no/such", false).1, "FileNotFound");
+    refused(copy_out(&vm, "/magic/etc/hosts", false).1, "FileNotReadable");
+    refused(copy_out(&vm, "/proc/version", false).1, "FileNotReadable");
+    refused(copy_out(&vm, "/w/pipe", false).1, "FileNotReadable");
+    let message = refused(copy_out(&vm, "/no/such", false).1, "FileNotFound");
     assert!(message.contains("copy /no/such out: No such file"), "{message}");
 
     // What cannot go in, also while the host sends on and on.

@@ -3,7 +3,8 @@
 use std::os::unix::net::UnixStream;
 
 use microagent_guest_protocol::{
-    Config, EnvVar, Event, Exec, ExecInput, ExecReply, Exit, Process, Request, Root, SetupStep, ShutdownReply,
+    Config, CopyOut, CopyReply, EnvVar, Event, Exec, ExecInput, ExecReply, Exit, Process, Request, Root, SetupStep,
+    ShutdownReply,
     frame::{self, Kind},
 };
 
@@ -32,6 +33,23 @@ pub(crate) fn config(workload: Process) -> Config {
 
 pub(crate) fn steps(runs: &[&str]) -> Vec<SetupStep> {
     runs.iter().map(|run| SetupStep { run: (*run).into() }).collect()
+}
+
+/// Copies what is at a path out of the guest: the archive, and what guest-init says at its end.
+pub(crate) fn copy_out(vm: &Vm, path: &str, follow: bool) -> (Vec<u8>, CopyReply) {
+    let mut socket = vm.connect();
+    frame::write_message(&mut socket, &Request::CopyOut(CopyOut { path: path.to_owned(), follow })).unwrap();
+    let mut archive = Vec::new();
+    loop {
+        let frame = frame::read(&mut socket).unwrap().expect("a reply");
+        match frame.kind {
+            Kind::Output => archive.extend(frame.payload),
+            kind => {
+                assert_eq!(kind, Kind::Message);
+                return (archive, frame.message().unwrap());
+            }
+        }
+    }
 }
 
 /// All that a session told, from one point on.

@@ -2,13 +2,13 @@
 
 use std::fs;
 
-use microagent_guest_protocol::{Event, Exit, Mount, Output, Secret, SecretPlace};
+use microagent_guest_protocol::{CopyReply, Event, Exit, Mount, Output, Secret, SecretPlace};
 
 use super::{
     Disks,
     harness::{
         self,
-        client::{ExecSession, Session, config, exec, sh, shut_down, steps},
+        client::{ExecSession, Session, config, copy_out, exec, sh, shut_down, steps},
         image,
         vm::Vm,
     },
@@ -74,6 +74,13 @@ fn secrets_are_in_the_environment_and_in_memory_and_on_no_disk() {
     let mut other = exec("cat /etc/app/key");
     other.process.user = Some("agent".into());
     assert_eq!(ExecSession::start(&vm, other).finish().0, "", "another user cannot read it");
+
+    let (archive, reply) = copy_out(&vm, "/etc", false);
+    assert_eq!(reply, CopyReply::Copied { left_out: None });
+    assert!(holds(&archive, "etc/passwd") && !holds(&archive, IN_FILE) && !holds(&archive, "etc/app/key"));
+    let (archive, reply) = copy_out(&vm, "/etc/app/key", false);
+    assert!(matches!(&reply, CopyReply::Failed { message, .. } if message.contains("is a secret")), "{reply:?}");
+    assert!(archive.is_empty());
 
     shut_down(&vm, 30);
     let told = session.until_the_end(&vm);

@@ -8,6 +8,7 @@ use std::{
 
 use microagent_shim::{
     kvm::{self, Unusable},
+    memory::Memory,
     program::{beside, in_path, is_executable, named, version_line},
 };
 use microagent_supervisor_protocol::{ErrorBody, ErrorCode};
@@ -71,8 +72,14 @@ impl Host {
 
     /// Why KVM does not work.
     pub(crate) fn kvm_broken(&self) -> Option<&Unusable> {
-        let probe = || if env::var_os(KVM).is_some_and(|word| word == "assumed") { None } else { kvm::probe().err() };
-        self.kvm.get_or_init(probe).as_ref()
+        let look = || {
+            if env::var_os(KVM).is_some_and(|word| word == "assumed") {
+                return None;
+            }
+            // Where another backend found that it does not run whole guests, the probe, which runs some instructions, is no proof.
+            Memory::recall().kvm_broken.map(Unusable::from).or_else(|| kvm::probe().err())
+        };
+        self.kvm.get_or_init(look).as_ref()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{sync::OnceLock, time::Duration};
 
 use microagent_base::{Digest, process::ProcessId};
-use microagent_shim::{Backend, Launch, Program, VERBS, kvm, program::version_line};
+use microagent_shim::{Backend, Launch, Program, VERBS, kvm, memory::Memory, program::version_line};
 use microagent_supervisor_protocol::{
     Accelerator, Capabilities, Check, CheckStatus, ErrorBody, ErrorCode, Features, Identity, KernelFormat,
     MachineConfig, QemuMachine, Verb, VsockProvider,
@@ -12,7 +12,6 @@ use microagent_supervisor_protocol::{
 use crate::{
     command::{self, Plan, VHOST_SOCKET},
     host::{self, Vsock},
-    memory::Memory,
     tsc::{self, Tsc},
 };
 

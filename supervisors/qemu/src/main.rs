@@ -4,7 +4,6 @@ mod backend;
 mod command;
 mod host;
 mod kernel_args;
-mod memory;
 mod tsc;
 
 use std::process::ExitCode;

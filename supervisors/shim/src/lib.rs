@@ -45,6 +45,8 @@ pub mod kvm;
 mod launch;
 mod life;
 mod log;
+#[cfg(target_os = "linux")]
+pub mod memory;
 mod outputs;
 pub mod program;
 mod record;

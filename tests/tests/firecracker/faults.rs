@@ -1,11 +1,18 @@
 //! What goes wrong: each has its code, says why, and leaves nothing behind.
 
-use std::fs;
+use std::{
+    fs,
+    io::Write,
+    process::{Command, Stdio},
+};
 
 use microagent_supervisor_protocol::{
-    CheckStatus, ErrorBody, ErrorCode, FirecrackerDisk, KernelFormat, MachineState, QemuOptions,
+    CheckStatus, ErrorBody, ErrorCode, FirecrackerDisk, KernelFormat, MachineState, PROTOCOL, QemuOptions, Response,
 };
-use microagent_tests::firecracker::{Fault, MachineHost};
+use microagent_tests::{
+    firecracker::{Fault, MachineHost},
+    host::bin_dir,
+};
 
 use crate::refused;
 
@@ -160,4 +167,29 @@ fn a_firecracker_that_is_not_there_too_old_or_another_program_is_told_apart() {
     assert!(capabilities.accelerators.is_empty() && capabilities.accelerator_reason.is_some());
     fs::remove_file(host.root().join("firecracker")).unwrap();
     assert_eq!(fails(&host).code, ErrorCode::VmmNotFound);
+}
+
+#[test]
+fn what_another_backend_learnt_of_kvm_is_not_tried_again() {
+    let host = MachineHost::new("stay");
+    let root = host.root();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let learnt = serde_json::json!({ "hostBootId": boot.trim(), "kvmBroken": "its guests never say a word" });
+    fs::write(root.join("host.json"), learnt.to_string()).unwrap();
+    let told = Command::new(bin_dir().join("microagent-supervisor-firecracker"))
+        .env("MICROAGENT_FIRECRACKER", root.join("firecracker"))
+        .env("MICROAGENT_RUNTIME_DIR", root)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .and_then(|mut supervisor| {
+            let request = serde_json::json!({ "protocol": PROTOCOL, "verb": "capabilities" });
+            supervisor.stdin.take().unwrap().write_all(request.to_string().as_bytes())?;
+            supervisor.wait_with_output()
+        })
+        .unwrap();
+    let response: Response = serde_json::from_slice(&told.stdout).unwrap();
+    let capabilities = response.capabilities.unwrap();
+    assert_eq!(capabilities.accelerators, []);
+    assert!(capabilities.accelerator_reason.unwrap().contains("its guests never say a word"));
 }
