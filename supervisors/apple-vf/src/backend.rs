@@ -94,6 +94,7 @@ impl Backend for AppleVf {
                 socket: Some(SOCKET.to_owned()),
                 confined: None,
             },
+            limits: None,
             logger: None,
             metrics: None,
             kernel_vsock_cid: None,

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use crate::{
     checks, configure, disks,
     host::{Host, may_jail},
-    jail::{self, Jail},
+    jail::Jail,
     kernel,
     plan::{API_SOCKET, Notes, PIPES},
     power, snapshot,
@@ -140,6 +140,7 @@ impl Backend for Firecracker {
                 socket: Some(outside(API_SOCKET)),
                 confined,
             },
+            limits: None,
             logger: Some(outside(LOGGER)),
             metrics: Some(outside(METRICS_PIPE)),
             kernel_vsock_cid: None,
@@ -199,10 +200,6 @@ impl Backend for Firecracker {
 
     fn set_paused(&self, vmm: ProcessId, paused: bool) -> Result<(), ErrorBody> {
         power::set_paused(vmm, paused)
-    }
-
-    fn clean(&self, uid: &str) -> Result<(), ErrorBody> {
-        jail::clean(uid)
     }
 
     /// There is one way to launch.

@@ -1,11 +1,9 @@
 //! What was looked at, for people and for `microagent doctor`.
 
+use microagent_shim::cgroup::Groups;
 use microagent_supervisor_protocol::{Check, CheckStatus, ErrorBody, ErrorCode};
 
-use crate::{
-    host::{Host, may_jail},
-    jail,
-};
+use crate::host::{Host, may_jail};
 
 /// What is true of this host.
 pub(crate) fn host(host: &Host) -> Vec<Check> {
@@ -58,10 +56,9 @@ fn jailer(host: &Host) -> Check {
     }
     match host.jailer() {
         Ok(path) => {
-            let groups = if jail::cgroups_permitted() {
-                ""
-            } else {
-                "; without limits, as there are no control groups of version 2"
+            let groups = match Groups::of_host().ready() {
+                Ok(()) => String::new(),
+                Err(why) => format!("; without limits: {why}"),
             };
             ok("Jailer", format!("{}{groups}", path.display()))
         }

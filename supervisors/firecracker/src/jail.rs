@@ -13,14 +13,14 @@ use std::{
     io,
     os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
 };
 
 use microagent_base::{Digest, durable};
-use microagent_shim::{Bind, JAIL};
+use microagent_shim::{
+    Bind, JAIL,
+    cgroup::{self, Groups},
+};
 use microagent_supervisor_protocol::{ErrorBody, ErrorCode, MachineConfig};
-use rustix::fs::{Access, access};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{API_SOCKET, PIPES, Part, SOCKETS, text};
@@ -28,23 +28,11 @@ use crate::plan::{API_SOCKET, PIPES, Part, SOCKETS, text};
 /// The first of the user ids of jails. systemd's table of ids has nothing from here to 0x7FFF_FFFF.
 const FIRST_USER: u32 = 0x7000_0000;
 
-/// Where control groups of version 2 are.
-const CGROUPS: &str = "/sys/fs/cgroup";
-
-/// The parent of the machines' control groups.
-const PARENT_CGROUP: &str = "microagent";
-
 /// What a VMM may have beyond its guest's memory, in MiB: it needs some 5, and the rest is for what the kernel counts to it.
 const OVERHEAD_MIB: u64 = 64;
 
 /// How many threads a VMM may have beside one for each virtual CPU.
 const THREADS: u32 = 16;
-
-/// How long the last process of a control group may take to be gone from it, once it was killed.
-const EMPTY: Duration = Duration::from_secs(5);
-
-/// How often that is tried.
-const EMPTY_LOOK: Duration = Duration::from_millis(5);
 
 /// A jail.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,9 +63,9 @@ impl Jail {
         let user = self.user.to_string();
         let mut args: Vec<String> = ["--id", uid, "--exec-file", &text(firecracker)].map(str::to_owned).into();
         args.extend(["--uid", &user, "--gid", &user, "--chroot-base-dir", JAIL].map(str::to_owned));
-        if cgroups_permitted() {
+        if Groups::of_host().ready().is_ok() {
             let memory = (config.memory_mib + OVERHEAD_MIB) << 20;
-            args.extend(["--cgroup-version", "2", "--parent-cgroup", PARENT_CGROUP].map(str::to_owned));
+            args.extend(["--cgroup-version", "2", "--parent-cgroup", cgroup::PARENT].map(str::to_owned));
             args.extend(["--cgroup".to_owned(), format!("memory.max={memory}")]);
             args.extend(["--cgroup".to_owned(), format!("pids.max={}", config.vcpus + THREADS)]);
         }
@@ -146,30 +134,6 @@ impl Jail {
         }
         Ok(fs::set_permissions(&path, Permissions::from_mode(metadata.mode() & 0o7777 | 0o004))?)
     }
-}
-
-/// Removes the control group of the machine of this UID, whose programs have ended.
-pub(crate) fn clean(uid: &str) -> Result<(), ErrorBody> {
-    let group = Path::new(CGROUPS).join(PARENT_CGROUP).join(uid);
-    let until = Instant::now() + EMPTY;
-    loop {
-        match fs::remove_dir(&group) {
-            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < until => thread::sleep(EMPTY_LOOK),
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                let message = format!("cannot remove the control group {}: {e}", group.display());
-                return Err(ErrorBody::new(ErrorCode::Host, message));
-            }
-            _ => return Ok(()),
-        }
-    }
-}
-
-/// Whether control groups can be made: those of version 2 are mounted, ours to write, and have what is limited.
-pub(crate) fn cgroups_permitted() -> bool {
-    let root = Path::new(CGROUPS);
-    let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
-    ["memory", "pids"].iter().all(|wanted| controllers.split_whitespace().any(|have| have == *wanted))
-        && access(root.join("cgroup.subtree_control"), Access::WRITE_OK).is_ok()
 }
 
 /// Whether others than the owner and the group cannot get to the file, because one of its directories is closed to them.

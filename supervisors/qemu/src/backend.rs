@@ -3,7 +3,13 @@
 use std::{sync::OnceLock, time::Duration};
 
 use microagent_base::{Digest, process::ProcessId};
-use microagent_shim::{Backend, Launch, Program, VERBS, kvm, memory::Memory, program::version_line};
+use microagent_shim::{
+    Backend, Launch, Program, VERBS,
+    cgroup::{Groups, Limits},
+    kvm,
+    memory::Memory,
+    program::version_line,
+};
 use microagent_supervisor_protocol::{
     Accelerator, Capabilities, Check, CheckStatus, ErrorBody, ErrorCode, Features, Identity, KernelFormat,
     MachineConfig, QemuMachine, Verb, VsockProvider,
@@ -18,6 +24,16 @@ use crate::{
 /// How long the console may stay silent under KVM before the translator is tried, in milliseconds. Guests print within a
 /// fraction of a second; five seconds leave room for a busy host.
 const KVM_SILENCE_MS: u64 = 5000;
+
+/// What QEMU and the program that serves vsock may take beyond the guest's memory, in MiB. They take some 60; the rest is for what the
+/// kernel counts to them.
+const OVERHEAD_MIB: u64 = 256;
+
+/// The most that QEMU keeps of translated code, in MiB: the default of `-accel tcg,tb-size` on 64-bit hosts.
+const TRANSLATED_MIB: u64 = 1024;
+
+/// How many threads QEMU may have beside one for each virtual CPU: its pool for I/O has 64 at most.
+const THREADS: u32 = 128;
 
 /// How long QEMU may take to stand still: a thread stops when its disk has answered.
 const STILL: Duration = Duration::from_secs(5);
@@ -118,6 +134,19 @@ impl Backend for Qemu {
                 ),
             },
         });
+        checks.push(match Groups::of_host().ready() {
+            Ok(()) => check("ControlGroups", CheckStatus::Ok, "machines are bounded by control groups".to_owned(), None),
+            Err(why) => Check {
+                name: "ControlGroups".to_owned(),
+                status: CheckStatus::Warning,
+                message: format!("what QEMU takes of the host is not bounded: {why}"),
+                remediation: Some(
+                    "nothing, where the guests are trusted to that point; else run microagent as root on a host with control groups \
+                     of version 2"
+                        .to_owned(),
+                ),
+            },
+        });
         if let Some(Err(error)) = config.map(|c| machine_type(c).and_then(|_| self.accelerators(asked(c)))) {
             checks.push(check("Config", CheckStatus::Failed, error.message, Some(error.code)));
         }
@@ -133,6 +162,7 @@ impl Backend for Qemu {
         let khz = if accelerators.contains(&Accelerator::Tcg) { tsc_khz() } else { None };
         let tsc = khz.map(|khz| Tsc { khz, steady: tsc::is_steady() });
         let plan = |accelerator| Plan { uid: &identity.uid, config, machine, accelerator, tsc, vsock: &vsock, cid };
+        let bounded = Groups::of_host().ready().is_ok();
         let launch = |accelerator| Launch {
             accelerator,
             accelerator_reason: reason.clone(),
@@ -151,6 +181,7 @@ impl Backend for Qemu {
                 socket: None,
                 confined: None,
             },
+            limits: bounded.then(|| limits(config, accelerator)),
             logger: None,
             metrics: None,
             notes: serde_json::Value::Null,
@@ -176,6 +207,15 @@ impl Backend for Qemu {
             Memory { kvm_broken: Some(format!("KVM does not run this host's guests: {why}")), ..Memory::recall() }
                 .keep();
         }
+    }
+}
+
+/// What the programs of the machine may take of the host.
+fn limits(config: &MachineConfig, accelerator: Accelerator) -> Limits {
+    let code = if accelerator == Accelerator::Tcg { TRANSLATED_MIB } else { 0 };
+    Limits {
+        memory: config.memory_mib.saturating_add(OVERHEAD_MIB + code).saturating_mul(1 << 20),
+        threads: config.vcpus.saturating_add(THREADS),
     }
 }
 

@@ -72,7 +72,7 @@ fn fulfil(backend: &impl Backend, request: Request) -> Result<Response, ErrorBod
             return Ok(Response { capabilities: Some(backend.capabilities()), ..Response::ok() });
         }
         Request::Check(r) => return Ok(Response { checks: backend.check(r.config.as_ref()), ..Response::ok() }),
-        Request::Gc(r) => return Ok(Response { removed: gc::gc(backend, &r)?, ..Response::ok() }),
+        Request::Gc(r) => return Ok(Response { removed: gc::gc(&r)?, ..Response::ok() }),
         Request::Console(r) => {
             let (machine, console) = verbs::console(&r)?;
             return Ok(Response { console: Some(console), ..Response::machine(machine) });
@@ -85,7 +85,7 @@ fn fulfil(backend: &impl Backend, request: Request) -> Result<Response, ErrorBod
         Request::Quarantine(r) => verbs::change(&r.target, Wish::Quarantine),
         Request::Halt(r) => verbs::halt(&r),
         Request::Kill(r) => verbs::kill(&r.target),
-        Request::Delete(r) => verbs::delete(backend, &r.target),
+        Request::Delete(r) => verbs::delete(&r.target),
         Request::Snapshot(r) => verbs::snapshot(&r),
     };
     machine.map(Response::machine)

@@ -11,6 +11,7 @@ use microagent_supervisor_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Limits;
 #[cfg(target_os = "linux")]
 pub use crate::confine::Confined;
 
@@ -131,14 +132,6 @@ pub trait Backend: Sync {
     /// error; the machine is ended when its grace period is over in any case.
     fn press_power_button(&self) {}
 
-    /// Removes what was made for the machine outside of its directory. Called once its programs have ended; may be called again.
-    ///
-    /// # Errors
-    /// When something is left.
-    fn clean(&self, _uid: &str) -> Result<(), ErrorBody> {
-        Ok(())
-    }
-
     /// Makes the CPUs of the machine that this VMM runs stand still, or lets them run on; returns once it is so. That it is so
     /// already is no error. Called by the shim, in the machine's directory; its one machine waits for it, so it must return within 5
     /// seconds.
@@ -166,6 +159,8 @@ pub struct Launch {
     pub helper: Option<Program>,
     /// The VMM. Its standard output is the serial console.
     pub vmm: Program,
+    /// What helper and VMM may take of the host together, where the shim is to put them into a control group.
+    pub limits: Option<Limits>,
     /// A pipe below the machine's directory, made by [`Backend::prepare`], on which the VMM logs. It goes to the VMM's log.
     pub logger: Option<String>,
     /// Another pipe, on which the VMM tells its metrics. The last line is kept in the file [`crate::METRICS`].

@@ -2,14 +2,14 @@
 
 use microagent_supervisor_protocol::{ErrorBody, ErrorCode, GcRequest, Target};
 
-use crate::{backend::Backend, dir::MachineDir, record::Record, verbs};
+use crate::{dir::MachineDir, record::Record, verbs};
 
 /// The most directories of one call.
 const MAX_DIRS: usize = 65_536;
 
 /// Ends and removes each machine of ours that is not to be kept; gives their UIDs. One that cannot be removed hinders no other, and
 /// is told at the end.
-pub(crate) fn gc(backend: &impl Backend, request: &GcRequest) -> Result<Vec<String>, ErrorBody> {
+pub(crate) fn gc(request: &GcRequest) -> Result<Vec<String>, ErrorBody> {
     let dirs = &request.machine_dirs;
     if dirs.len() > MAX_DIRS {
         let message =
@@ -19,7 +19,7 @@ pub(crate) fn gc(backend: &impl Backend, request: &GcRequest) -> Result<Vec<Stri
     let dirs = dirs.iter().map(|dir| MachineDir::new(dir)).collect::<Result<Vec<_>, _>>()?;
     let (mut removed, mut failed) = (Vec::new(), None);
     for dir in dirs {
-        match remove(backend, &dir, &request.keep) {
+        match remove(&dir, &request.keep) {
             Ok(uid) => removed.extend(uid),
             Err(error) => failed = failed.or(Some(error)),
         }
@@ -28,10 +28,10 @@ pub(crate) fn gc(backend: &impl Backend, request: &GcRequest) -> Result<Vec<Stri
 }
 
 /// Only a directory with a supervisor's record is one of ours.
-fn remove(backend: &impl Backend, dir: &MachineDir, keep: &[String]) -> Result<Option<String>, ErrorBody> {
+fn remove(dir: &MachineDir, keep: &[String]) -> Result<Option<String>, ErrorBody> {
     let Some(record) = Record::load(dir)?.filter(|record| !keep.contains(&record.machine.uid)) else { return Ok(None) };
     let target = Target { uid: record.machine.uid, machine_dir: dir.path().to_owned() };
-    verbs::delete(backend, &target)?;
+    verbs::delete(&target)?;
     Ok(Some(target.uid))
 }
 
@@ -40,45 +40,7 @@ mod tests {
     use super::*;
     use std::{fs, path::Path};
 
-    use microagent_base::process::ProcessId;
-    use microagent_supervisor_protocol::{Capabilities, Check, Identity, MachineConfig, PROTOCOL, Verb};
-
-    use crate::Launch;
-
-    /// A backend that has no machines, and made nothing anywhere.
-    struct Bare;
-
-    impl Backend for Bare {
-        fn name(&self) -> &'static str {
-            "Bare"
-        }
-
-        fn verbs(&self) -> &[Verb] {
-            &[Verb::Gc]
-        }
-
-        fn max_vcpus(&self) -> u32 {
-            0
-        }
-
-        fn capabilities(&self) -> Capabilities {
-            unreachable!("nobody asks")
-        }
-
-        fn check(&self, _config: Option<&MachineConfig>) -> Vec<Check> {
-            Vec::new()
-        }
-
-        fn launches(&self, _identity: &Identity, _config: &MachineConfig) -> Result<Vec<Launch>, ErrorBody> {
-            Ok(Vec::new())
-        }
-
-        fn set_paused(&self, _vmm: ProcessId, _paused: bool) -> Result<(), ErrorBody> {
-            Ok(())
-        }
-
-        fn gave_up(&self, _launch: &Launch, _why: &str) {}
-    }
+    use microagent_supervisor_protocol::PROTOCOL;
 
     #[test]
     fn a_directory_without_a_record_is_left_alone() {
@@ -90,8 +52,8 @@ mod tests {
             keep: Vec::new(),
         };
         let absent = dir.path().join("absent");
-        assert_eq!(gc(&Bare, &request(&[dir.path(), &absent])).unwrap(), Vec::<String>::new());
+        assert_eq!(gc(&request(&[dir.path(), &absent])).unwrap(), Vec::<String>::new());
         assert!(dir.path().join("overlay.ext4").exists() && !absent.exists());
-        assert_eq!(gc(&Bare, &request(&[Path::new("x")])).unwrap_err().code, ErrorCode::InvalidRequest);
+        assert_eq!(gc(&request(&[Path::new("x")])).unwrap_err().code, ErrorCode::InvalidRequest);
     }
 }

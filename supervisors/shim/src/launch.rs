@@ -11,7 +11,8 @@ use microagent_base::{durable, process::ProcessId};
 use microagent_supervisor_protocol::{ErrorBody, ErrorCode, MachineState, Response};
 
 use crate::{
-    backend::Launch,
+    backend::{Launch, Program},
+    cgroup::Groups,
     dir::{GUEST_SOCKET, VSOCK_SOCKET, durable_error},
     far::Far,
     handover::Ready,
@@ -81,13 +82,15 @@ impl Shim<'_> {
             self.backend.prepare_restore(launch, &self.config, &found.chain)?;
             self.life.take_up(found.progress.clone());
         }
+        let groups = Groups::of_host();
+        self.group = launch.limits.map(|limits| groups.group(&self.life.machine.uid, limits)).transpose()?;
         if let Some(program) = &launch.helper {
-            let mut child = vmm::spawn(program, Stdio::null())?;
+            let mut child = self.spawn(program, Stdio::null())?;
             let said = hear::helper(&mut child)?;
             vmm::await_socket(&mut child, program).map_err(|e| e.with_details(said()))?;
             self.follow_helper(child)?;
         }
-        let mut child = vmm::spawn(&launch.vmm, Stdio::piped())?;
+        let mut child = self.spawn(&launch.vmm, Stdio::piped())?;
         let vmm = vmm::identity(&child)?;
         let said = hear::vmm(&mut child, launch, self.config.log_bytes, &self.sender)?;
         self.begin_launch(launch, given_up, last, vmm);
@@ -107,6 +110,12 @@ impl Shim<'_> {
         if let Some(Err(e)) = self.helper.take().map(|helper| helper.signal(rustix::process::Signal::KILL)) {
             eprintln!("cannot end the program that serves vsock: {e}");
         }
+        if self.group.take().is_some()
+            && let Err(error) = Groups::of_host().remove(&self.life.machine.uid)
+        {
+            // `delete` tries it again.
+            eprintln!("{error}");
+        }
         if matches!(outcome, Outcome::Ended(_)) {
             // What the helper had taken from the guest is in the socket's buffer still; and a large output takes its time to reach
             // the disk.
@@ -114,6 +123,17 @@ impl Shim<'_> {
             self.take_until(Instant::now() + patience, |shim| shim.connection != Connection::Open);
         }
         Ok(outcome)
+    }
+
+    /// Starts a program of the machine, in the machine's control group where it has one.
+    fn spawn(&self, program: &Program, stdout: Stdio) -> Result<Child, ErrorBody> {
+        let mut child = vmm::spawn(program, stdout)?;
+        if let Some(Err(error)) = self.group.as_ref().map(|group| group.take(child.id())) {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(error);
+        }
+        Ok(child)
     }
 
     /// Hears of the helper's end. Without it the guest cannot be reached any more, so its machine is none.
@@ -183,6 +203,12 @@ impl Shim<'_> {
             Some(Ok(status)) => (status.success(), status.to_string()),
             Some(Err(e)) => (false, e.to_string()),
             None => (false, "an unknown status".to_owned()),
+        };
+        let status = match &self.group {
+            Some(group) if group.ran_out_of_memory() => {
+                format!("{status} (the kernel ended it: it took more memory than its control group may)")
+            }
+            _ => status,
         };
         let wished = self.life.machine.state == MachineState::Halting;
         if !wished && silent.is_none() && !last && !self.alive {

@@ -26,6 +26,7 @@ mod activity;
 mod answer;
 mod backend;
 mod bridge;
+pub mod cgroup;
 mod config;
 #[cfg(target_os = "linux")]
 mod confine;

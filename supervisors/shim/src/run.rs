@@ -23,6 +23,7 @@ use crate::{
     activity::Activity,
     backend::{Backend, Launch},
     bridge::Bridge,
+    cgroup::Group,
     console::Sign,
     control::{self, Answer, Wish},
     dir::{CONTROL_SOCKET, MachineDir, SHIM_LOCK, VSOCK_SOCKET, host},
@@ -141,6 +142,8 @@ pub(crate) struct Shim<'a> {
     pub(crate) timers: Timers,
     pub(crate) vmm: Option<ProcessId>,
     pub(crate) helper: Option<ProcessId>,
+    /// The control group of the present launch.
+    pub(crate) group: Option<Group>,
     /// How the helper ended before its machine.
     helper_end: Option<String>,
     pub(crate) started: Instant,
@@ -195,6 +198,7 @@ impl<'a> Shim<'a> {
             timers: Timers::default(),
             vmm: None,
             helper: None,
+            group: None,
             helper_end: None,
             started: Instant::now(),
             alive: false,

@@ -192,12 +192,12 @@ pub(crate) fn kill(target: &Target) -> Result<Machine, ErrorBody> {
     stop(target, Wish::Kill, Some(GONE))
 }
 
-pub(crate) fn delete(backend: &impl Backend, target: &Target) -> Result<Machine, ErrorBody> {
+pub(crate) fn delete(target: &Target) -> Result<Machine, ErrorBody> {
     let dir = open(target)?;
     let Some(_lock) = dir.lock()? else { return Ok(Machine::bare(&target.uid, MachineState::Absent)) };
     kill(target)?;
     end_unrecorded(&dir)?;
-    backend.clean(&target.uid)?;
+    crate::cgroup::Groups::of_host().remove(&target.uid)?;
     dir.clean()?;
     Ok(Machine::bare(&target.uid, MachineState::Absent))
 }
