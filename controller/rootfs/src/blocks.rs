@@ -1,8 +1,6 @@
 //! Writes file contents straight to their final blocks.
 
-use std::{fs::File, os::unix::fs::FileExt};
-
-use crate::{error::LayerError, ext4::BLOCK, limits::Budget, stripes::Stripes};
+use crate::{early::Disk, error::LayerError, ext4::BLOCK, limits::Budget, stripes::Stripes};
 
 /// The grain of holes: this much zero content, on its own boundary, takes no space. Smaller would break files into
 /// many extents, larger would miss the zero runs inside databases and disk images.
@@ -35,7 +33,7 @@ pub(crate) fn push_run(runs: &mut Vec<Run>, run: Run) {
 
 /// Appends the contents of one layer's files to the layer's stripes.
 pub(crate) struct Blocks<'a> {
-    disk: &'a File,
+    disk: &'a Disk<'a>,
     stripes: &'a Stripes,
     layer: usize,
     budget: &'a Budget,
@@ -52,7 +50,7 @@ pub(crate) struct Blocks<'a> {
 }
 
 impl<'a> Blocks<'a> {
-    pub(crate) fn new(disk: &'a File, stripes: &'a Stripes, layer: usize, budget: &'a Budget) -> Self {
+    pub(crate) fn new(disk: &'a Disk<'a>, stripes: &'a Stripes, layer: usize, budget: &'a Budget) -> Self {
         let first = stripes.stripe(layer, 0).unwrap_or(0..0);
         Self {
             disk,
@@ -156,8 +154,10 @@ fn is_zero(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
-    use crate::limits::Limits;
+    use crate::{early, limits::Limits};
 
     fn put(blocks: &mut Blocks<'_>, offset: u64, bytes: &[u8]) {
         let mut done = 0;
@@ -173,7 +173,8 @@ mod tests {
 
     #[test]
     fn contents_land_in_their_blocks_and_zero_chunks_take_none() {
-        let disk = tempfile::tempfile().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let (disk, _flusher) = early::pair(&file);
         let stripes = Stripes::new(8, [0]);
         let budget = Budget::new(Limits::default());
         let mut blocks = Blocks::new(&disk, &stripes, 0, &budget);
@@ -185,13 +186,14 @@ mod tests {
         assert_eq!(runs, [Run { logical: 0, physical: 8, count: 16 }, Run { logical: 32, physical: 24, count: 2 }]);
         blocks.finish().unwrap();
         let mut back = vec![0; 5000];
-        disk.read_exact_at(&mut back, 24 * BLOCK as u64).unwrap();
+        file.read_exact_at(&mut back, 24 * BLOCK as u64).unwrap();
         assert!(back.iter().all(|&b| b == 9));
     }
 
     #[test]
     fn a_layer_that_outgrows_its_stripe_goes_on_in_the_next() {
-        let disk = tempfile::tempfile().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let (disk, _flusher) = early::pair(&file);
         let stripes = Stripes::new(8, [0, 0]);
         let budget = Budget::new(Limits::default());
         let mut blocks = Blocks::new(&disk, &stripes, 0, &budget);
@@ -208,7 +210,7 @@ mod tests {
         let mut back = vec![0; content.len()];
         for run in &runs {
             let at = run.logical as usize * BLOCK;
-            disk.read_exact_at(&mut back[at..at + run.count as usize * BLOCK], u64::from(run.physical) * BLOCK as u64)
+            file.read_exact_at(&mut back[at..at + run.count as usize * BLOCK], u64::from(run.physical) * BLOCK as u64)
                 .unwrap();
         }
         assert!(back == content);

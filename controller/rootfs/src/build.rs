@@ -8,7 +8,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread,
+    thread::{self, Scope, ScopedJoinHandle},
 };
 
 use microagent_base::{Digest, Progress, progress::Step};
@@ -19,6 +19,7 @@ use rustix::{
 
 use crate::{
     compress::Meter,
+    early::{self, Disk},
     error::{Error, LayerError, LayerName},
     ext4::BLOCK,
     image::{self, Identity},
@@ -145,14 +146,15 @@ fn unpack_all(
     // Taken from the end: the largest first, so that no long one is left over for a single thread.
     waiting.sort_by_key(|(_, layer)| layer.size);
     let waiting = Mutex::new(waiting);
+    let (disk, flusher) = early::pair(out);
     let results = Mutex::new((0..count).map(|_| None).collect::<Vec<Option<Result<Index, LayerError>>>>());
 
-    let work = || {
+    let work = |disk: &Disk<'_>| {
         while let Some((number, layer)) = lock(&waiting).pop() {
             let result = if meter.stopped() {
                 Err(LayerError::Stopped)
             } else {
-                unpack(number, layer, out, &stripes, budget, &meter)
+                unpack(number, layer, disk, &stripes, budget, &meter)
             };
             if result.is_err() {
                 meter.stop.store(true, Ordering::Relaxed);
@@ -166,16 +168,13 @@ fn unpack_all(
         0 => thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    thread::scope(|scope| {
-        let mut workers = Vec::new();
-        for _ in 0..parallel.min(count) {
-            let worker = thread::Builder::new().name("layer".to_owned()).spawn_scoped(scope, work);
-            workers.push(worker.map_err(|e| Error::Thread(e.to_string()))?);
-        }
-        for worker in workers {
-            worker.join().map_err(|_| Error::Thread("it ended without a result".to_owned()))?;
-        }
-        Ok(())
+    let flushed = thread::scope(|scope| {
+        let flushing = start(scope, "flush", || flusher.run())?;
+        let worked = side_by_side(parallel.min(count), || work(&disk));
+        // The flusher has no more to wait for.
+        drop(disk);
+        let flushed = flushing.join().map_err(|_| ended())?;
+        worked.map(|()| flushed)
     })?;
 
     let mut indexes = Vec::with_capacity(count);
@@ -192,10 +191,31 @@ fn unpack_all(
             },
         }
     }
-    match failure {
-        Some(failure) => Err(failure),
-        None => Ok(indexes),
+    match (failure, flushed) {
+        (Some(failure), _) => Err(failure),
+        (None, Err(e)) => Err(Error::disk("flush")(e)),
+        (None, Ok(())) => Ok(indexes),
     }
+}
+
+/// Does the same on several threads at once.
+fn side_by_side(threads: usize, work: impl Fn() + Sync) -> Result<(), Error> {
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| start(scope, "layer", &work)).collect::<Result<_, _>>()?;
+        workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| ended()))
+    })
+}
+
+fn start<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>, Error> {
+    thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, work).map_err(|e| Error::Thread(e.to_string()))
+}
+
+fn ended() -> Error {
+    Error::Thread("it ended without a result".to_owned())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -1,11 +1,10 @@
 //! Reads one layer: contents go to the disk, the rest becomes an index in memory.
 
-use std::fs::File;
-
 use crate::{
     blocks::{Blocks, Run},
     build::Layer,
     compress::{Decoder, Meter, Source},
+    early::Disk,
     error::{LayerError, Problem},
     ext4::{Xattr, acceptable_xattrs},
     limits::{Budget, MAX_SYMLINK},
@@ -82,7 +81,7 @@ pub(crate) struct Index {
 pub(crate) fn unpack(
     number: usize,
     layer: Layer,
-    disk: &File,
+    disk: &Disk<'_>,
     stripes: &Stripes,
     budget: &Budget,
     meter: &Meter<'_>,

@@ -15,6 +15,7 @@
 mod blocks;
 mod build;
 mod compress;
+mod early;
 mod error;
 mod ext4;
 mod format;
