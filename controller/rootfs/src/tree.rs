@@ -1,6 +1,10 @@
 //! The merged tree. Nothing here recurses: how deep a tree is is for the image to say.
 
-use std::{borrow::Cow, cell::Cell, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    cell::Cell,
+    collections::{BTreeMap, HashSet},
+};
 
 use crate::{
     error::Problem,
@@ -94,8 +98,16 @@ impl Tree {
     /// The directory at a normalised path, through symbolic links, which never lead out of the root. `None` when
     /// there is no such directory.
     pub(crate) fn find_directory(&self, path: &[u8]) -> Result<Option<Id>, Problem> {
+        self.find_directory_without(path, &HashSet::new())
+    }
+
+    /// Like [`find_directory`](Self::find_directory), as if these symbolic links were not there.
+    pub(crate) fn find_directory_without(&self, path: &[u8], without: &HashSet<Id>) -> Result<Option<Id>, Problem> {
         let mut walk = Walk::new(path);
         while let Some(name) = walk.next() {
+            if !without.is_empty() && self.child(walk.at, &name).is_some_and(|child| without.contains(&child)) {
+                return Ok(None);
+            }
             match self.step(&mut walk, &name)? {
                 Step::Entered => {}
                 Step::Missing | Step::NotDirectory => return Ok(None),
