@@ -6,7 +6,7 @@ use crate::{
     error::{LayerError, Problem},
     layer::{Index, Item, What},
     path::split,
-    tree::{Id, Node, NodeKind, ROOT, Tree},
+    tree::{Id, Node, NodeKind, Place, ROOT, Tree},
 };
 
 /// Applies a layer.
@@ -50,7 +50,7 @@ pub(crate) fn apply(tree: &mut Tree, layer: Index) -> Result<(), LayerError> {
 
 /// The lower layers' symbolic links in whose places the layer puts directories. A whiteout in such a directory, or the
 /// opaque marker that overlayfs's differs write into it, is about the directory, not about what the link leads to.
-fn replaced_links(tree: &Tree, layer: &Index) -> Result<HashSet<Id>, LayerError> {
+fn replaced_links(tree: &Tree, layer: &Index) -> Result<HashSet<Place>, LayerError> {
     let mut replaced = HashSet::new();
     if !layer.items.iter().any(|item| matches!(item.what, What::Whiteout | What::Opaque)) {
         return Ok(replaced);
@@ -60,10 +60,10 @@ fn replaced_links(tree: &Tree, layer: &Index) -> Result<HashSet<Id>, LayerError>
         let parent = tree
             .find_directory_without(directory, &replaced)
             .map_err(|problem| LayerError::entry(&item.path, problem))?;
-        if let Some(child) = parent.and_then(|parent| tree.child(parent, name))
-            && matches!(tree.node(child).kind, NodeKind::Symlink(_))
+        if let Some(parent) = parent
+            && tree.child(parent, name).is_some_and(|child| matches!(tree.node(child).kind, NodeKind::Symlink(_)))
         {
-            replaced.insert(child);
+            replaced.insert((parent, name.into()));
         }
     }
     Ok(replaced)
@@ -259,6 +259,9 @@ mod tests {
         check(vec![lower(), vec![dir("var/run", 0o700), opaque("var/run")]], &expected);
         check(vec![lower(), vec![opaque("var/run"), dir("var/run", 0o700)]], &expected);
         check(vec![lower(), vec![dir("var/run", 0o700), gone("var/run/x"), gone("var/run/d/y")]], &expected);
+        // Another name of the same link is none of that.
+        let linked = [lower(), vec![hard("l", "var/run")], vec![dir("var/run", 0o700), gone("l/x")]];
+        check(linked.into(), &["/l", "/run/ 755", "/run/d/ 755", "/run/d/y", "/var/ 755", "/var/run/ 700"]);
         // Without an entry of its own the link stays, and is followed as by files.
         check(vec![lower(), vec![opaque("var/run")]], &["/run/ 755", "/var/ 755", "/var/run"]);
     }

@@ -15,6 +15,9 @@ use crate::{
 /// A node's place in [`Tree::nodes`].
 pub(crate) type Id = u32;
 
+/// A directory, and a name in it.
+pub(crate) type Place = (Id, Box<[u8]>);
+
 /// The root directory.
 pub(crate) const ROOT: Id = 0;
 
@@ -102,10 +105,10 @@ impl Tree {
     }
 
     /// Like [`find_directory`](Self::find_directory), as if these symbolic links were not there.
-    pub(crate) fn find_directory_without(&self, path: &[u8], without: &HashSet<Id>) -> Result<Option<Id>, Problem> {
+    pub(crate) fn find_directory_without(&self, path: &[u8], without: &HashSet<Place>) -> Result<Option<Id>, Problem> {
         let mut walk = Walk::new(path);
         while let Some(name) = walk.next() {
-            if !without.is_empty() && self.child(walk.at, &name).is_some_and(|child| without.contains(&child)) {
+            if !without.is_empty() && without.contains(&(walk.at, name.as_ref().into())) {
                 return Ok(None);
             }
             match self.step(&mut walk, &name)? {

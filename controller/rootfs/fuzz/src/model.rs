@@ -29,6 +29,7 @@ pub(crate) enum Op {
 pub(crate) struct Refused;
 
 /// The tree so far.
+#[derive(Clone)]
 pub(crate) struct Model {
     nodes: Vec<Node>,
     /// Names by whole path; the root is the empty one.

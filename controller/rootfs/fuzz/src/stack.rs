@@ -19,7 +19,7 @@ pub fn stack(data: &[u8]) -> bool {
     let mut model = Model::new();
     let mut expected = Ok(());
     while !u.is_empty() && layers.len() < 6 {
-        let ops = ops(&mut u).unwrap_or_default();
+        let ops = ops(&mut u, &model);
         let entries: Vec<Spec> = ops.iter().map(|(path, op)| spec(path, op)).collect();
         layers.push(layer(&mut u, &entries));
         if expected.is_ok() {
@@ -40,9 +40,17 @@ pub fn stack(data: &[u8]) -> bool {
     }
 }
 
-fn ops(u: &mut Unstructured<'_>) -> Result<Vec<(String, Op)>> {
-    let count = u.int_in_range(0..=10)?;
-    (0..count).map(|_| op(u)).collect()
+/// Most of what would be refused is left out, or few stacks would be built.
+fn ops(u: &mut Unstructured<'_>, below: &Model) -> Vec<(String, Op)> {
+    let mut ops = Vec::new();
+    for _ in 0..u.int_in_range(0..=10).unwrap_or(0) {
+        let Ok(op) = op(u) else { break };
+        ops.push(op);
+        if below.clone().apply(&ops).is_err() && !u.ratio(1, 16).unwrap_or(false) {
+            ops.pop();
+        }
+    }
+    ops
 }
 
 fn op(u: &mut Unstructured<'_>) -> Result<(String, Op)> {
