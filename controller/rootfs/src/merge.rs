@@ -1,10 +1,12 @@
 //! Lays one layer over the tree of those below it: OCI image specification, `layer.md`.
 
+use std::collections::HashSet;
+
 use crate::{
     error::{LayerError, Problem},
     layer::{Index, Item, What},
     path::split,
-    tree::{Id, Node, NodeKind, ROOT, Tree},
+    tree::{Id, Node, NodeKind, Place, ROOT, Tree},
 };
 
 /// Applies a layer.
@@ -13,18 +15,21 @@ use crate::{
 /// layer brings. All are looked up before any is carried out, so that one cannot change what another means.
 pub(crate) fn apply(tree: &mut Tree, layer: Index) -> Result<(), LayerError> {
     let mut removals = Vec::new();
+    let replaced = replaced_links(tree, &layer)?;
     for item in &layer.items {
-        let refuse = |problem| LayerError::entry(&item.path, problem);
+        let find = |path| {
+            tree.find_directory_without(path, &replaced).map_err(|problem| LayerError::entry(&item.path, problem))
+        };
         match item.what {
             What::Whiteout => {
                 let (directory, name) = split(&item.path);
                 // Nothing below: nothing to hide.
-                if let Some(parent) = tree.find_directory(directory).map_err(refuse)? {
+                if let Some(parent) = find(directory)? {
                     removals.push((parent, Some(name)));
                 }
             }
             What::Opaque => {
-                if let Some(directory) = tree.find_directory(&item.path).map_err(refuse)? {
+                if let Some(directory) = find(&item.path)? {
                     removals.push((directory, None));
                 }
             }
@@ -41,6 +46,27 @@ pub(crate) fn apply(tree: &mut Tree, layer: Index) -> Result<(), LayerError> {
         add(tree, &path, what).map_err(|problem| LayerError::entry(&path, problem))?;
     }
     Ok(())
+}
+
+/// The lower layers' symbolic links in whose places the layer puts directories. A whiteout in such a directory, or the
+/// opaque marker that overlayfs's differs write into it, is about the directory, not about what the link leads to.
+fn replaced_links(tree: &Tree, layer: &Index) -> Result<HashSet<Place>, LayerError> {
+    let mut replaced = HashSet::new();
+    if !layer.items.iter().any(|item| matches!(item.what, What::Whiteout | What::Opaque)) {
+        return Ok(replaced);
+    }
+    for item in layer.items.iter().filter(|item| matches!(item.what, What::Directory(_))) {
+        let (directory, name) = split(&item.path);
+        let parent = tree
+            .find_directory_without(directory, &replaced)
+            .map_err(|problem| LayerError::entry(&item.path, problem))?;
+        if let Some(parent) = parent
+            && tree.child(parent, name).is_some_and(|child| matches!(tree.node(child).kind, NodeKind::Symlink(_)))
+        {
+            replaced.insert((parent, name.into()));
+        }
+    }
+    Ok(replaced)
 }
 
 fn add(tree: &mut Tree, path: &[u8], what: What) -> Result<(), Problem> {
@@ -224,6 +250,20 @@ mod tests {
         let lower = || vec![file("usr/lib/x"), symlink("lib", "usr/lib")];
         check(vec![lower(), vec![gone("lib"), gone("lib/x")]], &["/usr/ 755", "/usr/lib/ 755"]);
         check(vec![lower(), vec![gone("lib/x"), gone("lib")]], &["/usr/ 755", "/usr/lib/ 755"]);
+    }
+
+    #[test]
+    fn whiteouts_in_a_directory_that_replaces_a_link_spare_what_the_link_leads_to() {
+        let lower = || vec![file("run/x"), dir("var", 0o755), symlink("var/run", "/run"), file("run/d/y")];
+        let expected = ["/run/ 755", "/run/d/ 755", "/run/d/y", "/run/x", "/var/ 755", "/var/run/ 700"];
+        check(vec![lower(), vec![dir("var/run", 0o700), opaque("var/run")]], &expected);
+        check(vec![lower(), vec![opaque("var/run"), dir("var/run", 0o700)]], &expected);
+        check(vec![lower(), vec![dir("var/run", 0o700), gone("var/run/x"), gone("var/run/d/y")]], &expected);
+        // Another name of the same link is none of that.
+        let linked = [lower(), vec![hard("l", "var/run")], vec![dir("var/run", 0o700), gone("l/x")]];
+        check(linked.into(), &["/l", "/run/ 755", "/run/d/ 755", "/run/d/y", "/var/ 755", "/var/run/ 700"]);
+        // Without an entry of its own the link stays, and is followed as by files.
+        check(vec![lower(), vec![opaque("var/run")]], &["/run/ 755", "/var/ 755", "/var/run"]);
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! The merged tree. Nothing here recurses: how deep a tree is is for the image to say.
 
-use std::{borrow::Cow, cell::Cell, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    cell::Cell,
+    collections::{BTreeMap, HashSet},
+};
 
 use crate::{
     error::Problem,
@@ -10,6 +14,9 @@ use crate::{
 
 /// A node's place in [`Tree::nodes`].
 pub(crate) type Id = u32;
+
+/// A directory, and a name in it.
+pub(crate) type Place = (Id, Box<[u8]>);
 
 /// The root directory.
 pub(crate) const ROOT: Id = 0;
@@ -94,8 +101,16 @@ impl Tree {
     /// The directory at a normalised path, through symbolic links, which never lead out of the root. `None` when
     /// there is no such directory.
     pub(crate) fn find_directory(&self, path: &[u8]) -> Result<Option<Id>, Problem> {
+        self.find_directory_without(path, &HashSet::new())
+    }
+
+    /// Like [`find_directory`](Self::find_directory), as if these symbolic links were not there.
+    pub(crate) fn find_directory_without(&self, path: &[u8], without: &HashSet<Place>) -> Result<Option<Id>, Problem> {
         let mut walk = Walk::new(path);
         while let Some(name) = walk.next() {
+            if !without.is_empty() && without.contains(&(walk.at, name.as_ref().into())) {
+                return Ok(None);
+            }
             match self.step(&mut walk, &name)? {
                 Step::Entered => {}
                 Step::Missing | Step::NotDirectory => return Ok(None),
