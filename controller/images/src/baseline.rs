@@ -3,7 +3,9 @@
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
     time::Instant,
 };
 
@@ -15,7 +17,11 @@ use microagent_base::{
 use microagent_rootfs as rootfs;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Image, Platform, Result, Store, lock};
+use crate::{
+    Error, Image, LayerDescriptor, Platform, Result, Store,
+    arrival::{Arrivals, ByPlace, Follower},
+    lock::{self, InUse},
+};
 
 /// A finished root disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,10 +91,20 @@ impl Store {
         if let Some(done) = self.baseline(image)? {
             return Ok(done);
         }
-        let what = format!("building the root disk of {}", image.reference);
         let _in_use = lock::in_use(&self.locks())?;
+        self.build_once(image, progress, |path, uuid| self.build_stored(image, path, uuid, progress))
+    }
+
+    /// Has `write` make the disk in the file of that name and with that UUID, unless the disk is there.
+    fn build_once(
+        &self,
+        image: &Image,
+        progress: &dyn Progress,
+        write: impl FnOnce(&Path, [u8; 16]) -> Result<rootfs::Report>,
+    ) -> Result<Baseline> {
         let key = key(&image.digest, &image.platform);
-        let _lock = lock::exclusive_blocking(&lock::path(&self.locks(), "baseline", &key), progress, &what)?;
+        let lock = lock::path(&self.locks(), "baseline", &key);
+        let _lock = lock::exclusive_blocking(&lock, progress, &what(image))?;
         if let Some(done) = self.baseline(image)? {
             return Ok(done);
         }
@@ -98,8 +114,7 @@ impl Store {
         let target = dir.join(format!("{}.ext4", key.hex()));
         // Only the holder of the lock makes this name: what is there was left by one that was killed.
         durable::remove_file(&temporary)?;
-        let built = self.build_into(image, &temporary, uuid, progress);
-        let report = match built {
+        let report = match write(&temporary, uuid) {
             Ok(report) => report,
             Err(error) => {
                 durable::remove_file(&temporary)?;
@@ -122,10 +137,10 @@ impl Store {
         Ok(baseline)
     }
 
-    fn build_into(
+    fn build_stored(
         &self,
         image: &Image,
-        path: &PathBuf,
+        path: &Path,
         uuid: [u8; 16],
         progress: &dyn Progress,
     ) -> Result<rootfs::Report> {
@@ -141,33 +156,22 @@ impl Store {
                 }
                 Err(e) => return Err(Error::io("read", self.blob_path(&layer.digest))(e)),
             };
-            layers.push(rootfs::Layer {
-                blob: Box::new(blob),
-                digest: layer.digest,
-                size: layer.size,
-                diff_id: layer.diff_id,
-            });
+            layers.push(described(layer, blob));
         }
-        let out = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(Error::io("create", path))?;
-        let options = rootfs::Options { uuid, created: image.config.created, ..rootfs::Options::default() };
-        let report = match rootfs::build(layers, &out, &options, &Building(progress)) {
-            Ok(report) => report,
-            Err(rootfs::Error::Cancelled) => {
-                return Err(Error::Cancelled { what: format!("building the root disk of {}", image.reference) });
+        let result =
+            write_disk(image, path, uuid, |out, options| rootfs::build(layers, out, options, &Building(progress)));
+        result.map_err(|failure| self.judge(image, failure))
+    }
+
+    fn judge(&self, image: &Image, failure: Failure) -> Error {
+        match failure {
+            Failure::Store(error) => error,
+            Failure::Build(rootfs::Error::Cancelled) => Error::Cancelled { what: what(image) },
+            Failure::Build(source @ rootfs::Error::Layer { .. }) => {
+                self.explain(image, source).unwrap_or_else(|error| error)
             }
-            Err(source @ rootfs::Error::Layer { .. }) => return Err(self.explain(image, source)?),
-            Err(source) => return Err(Error::Build { reference: image.reference.clone(), source: Box::new(source) }),
-        };
-        out.set_permissions(Permissions::from_mode(0o444))
-            .and_then(|()| out.sync_all())
-            .map_err(Error::io("flush", path))?;
-        Ok(report)
+            Failure::Build(source) => Error::Build { reference: image.reference.clone(), source: Box::new(source) },
+        }
     }
 
     /// Tells a blob that was damaged on this disk, which pulling again mends, from an image that is itself broken.
@@ -198,6 +202,127 @@ impl Store {
     fn baseline_dir(&self) -> PathBuf {
         self.root.join("baselines")
     }
+}
+
+/// An image whose layers are coming into the store, and from which a root disk can be made at the same time. Clones are
+/// of the same pull.
+#[derive(Clone)]
+pub struct Arriving {
+    store: Store,
+    image: Image,
+    arrivals: Arrivals,
+    /// How many transfers may have begun and not ended at once.
+    transfers: usize,
+    _in_use: Arc<InUse>,
+}
+
+impl Arriving {
+    pub(crate) fn new(store: Store, image: Image, transfers: usize, in_use: Arc<InUse>) -> Self {
+        let arrivals = Arrivals::of(&image);
+        Self { store, image, arrivals, transfers: transfers.max(1), _in_use: in_use }
+    }
+
+    pub(crate) fn arrivals(&self) -> Arrivals {
+        self.arrivals.clone()
+    }
+
+    /// What is coming.
+    #[must_use]
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Builds the root disk, or gives the one that is there. Blocking. It is there for others only once every layer is in
+    /// the store. None when the pull ended before: its own error tells why.
+    ///
+    /// # Errors
+    /// Those of [`Store::build_baseline`].
+    pub fn build(&self, progress: Arc<dyn Progress>) -> Result<Option<Baseline>> {
+        // Nobody wants the disk of a pull that has failed.
+        let wanted: Arc<dyn Progress> = Arc::new(WhileComing { progress, arrivals: self.arrivals.clone() });
+        let built = self.store.build_once(&self.image, wanted.as_ref(), |path, uuid| {
+            let written = self.write(path, uuid, &wanted);
+            // What was read may not have been verified yet, so it is judged and shown to others only now.
+            if !self.arrivals.settled(wanted.as_ref(), &what(&self.image))? {
+                return Err(Error::Cancelled { what: what(&self.image) });
+            }
+            match written {
+                // Wrong bytes may have been read, and right ones are there by now.
+                Err(_) if self.arrivals.were_restarted() => {
+                    durable::remove_file(path)?;
+                    self.store.build_stored(&self.image, path, uuid, wanted.as_ref())
+                }
+                written => written.map_err(|failure| self.store.judge(&self.image, failure)),
+            }
+        });
+        match built {
+            Err(_) if self.arrivals.have_failed() => Ok(None),
+            built => built.map(Some),
+        }
+    }
+
+    fn write(&self, path: &Path, uuid: [u8; 16], progress: &Arc<dyn Progress>) -> Result<rootfs::Report, Failure> {
+        let Self { store, image, arrivals, transfers, .. } = self;
+        let follow = |layer: &LayerDescriptor| {
+            let path = store.blob_path(&layer.digest);
+            described(layer, Follower::new(arrivals.clone(), progress.clone(), layer.digest, layer.size, path))
+        };
+        let layers = image.layers.iter().map(follow).collect();
+        write_disk(image, path, uuid, |out, options| {
+            let cores = thread::available_parallelism().map_or(1, usize::from);
+            // As many as may be kept waiting by their transfers, and those that can work.
+            let options = rootfs::Options { threads: transfers + cores, ..options.clone() };
+            let by_place = ByPlace { image, arrivals };
+            rootfs::build_arriving(layers, out, &options, &by_place, &Building(progress.as_ref()))
+        })
+    }
+}
+
+/// The progress of a build that is of use only as long as its layers may still come.
+struct WhileComing {
+    progress: Arc<dyn Progress>,
+    arrivals: Arrivals,
+}
+
+impl Progress for WhileComing {
+    fn step(&self, step: Step) {
+        self.progress.step(step);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.progress.cancelled() || self.arrivals.have_failed()
+    }
+}
+
+/// Why a disk was not written, not judged yet.
+enum Failure {
+    Build(rootfs::Error),
+    Store(Error),
+}
+
+/// Makes the file, has the file system written, and makes it durable and read-only.
+fn write_disk(
+    image: &Image,
+    path: &Path,
+    uuid: [u8; 16],
+    build: impl FnOnce(&File, &rootfs::Options) -> Result<rootfs::Report, rootfs::Error>,
+) -> Result<rootfs::Report, Failure> {
+    let made = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+    let out = made.map_err(|e| Failure::Store(Error::io("create", path)(e)))?;
+    let options = rootfs::Options { uuid, created: image.config.created, ..rootfs::Options::default() };
+    let report = build(&out, &options).map_err(Failure::Build)?;
+    out.set_permissions(Permissions::from_mode(0o444))
+        .and_then(|()| out.sync_all())
+        .map_err(|e| Failure::Store(Error::io("flush", path)(e)))?;
+    Ok(report)
+}
+
+fn described(layer: &LayerDescriptor, blob: impl std::io::Read + Send + 'static) -> rootfs::Layer {
+    rootfs::Layer { blob: Box::new(blob), digest: layer.digest, size: layer.size, diff_id: layer.diff_id }
+}
+
+fn what(image: &Image) -> String {
+    format!("building the root disk of {}", image.reference)
 }
 
 /// Says of every step what it is part of.

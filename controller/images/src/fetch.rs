@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     Error, Result, Store,
+    arrival::Arrival,
     ingest::Ingest,
     lock,
     meter::Meter,
@@ -52,16 +53,23 @@ impl Retry {
     }
 }
 
-/// Makes sure that a layer is in the store.
-pub(crate) async fn layer(store: &Store, registry: &Registry, layer: &Descriptor, meter: &Meter) -> Result<()> {
+/// Makes sure that a layer is in the store, and tells `arrival` how far it is.
+pub(crate) async fn layer(
+    store: &Store,
+    registry: &Registry,
+    layer: &Descriptor,
+    meter: &Meter,
+    arrival: Arrival,
+) -> Result<()> {
     let path = lock::path(&store.locks(), "blob", &layer.digest);
     let held = lock::exclusive(&path, meter.progress(), meter.what()).await?;
     if store.has_blob(&layer.digest, layer.size) {
         meter.add(layer.size);
+        arrival.is_whole();
         return Ok(());
     }
     let (dir, target, digest, size) = (store.ingest_dir(), store.blob_path(&layer.digest), layer.digest, layer.size);
-    let mut ingest = blocking(move || Ingest::open(&dir, target, digest, size, held)).await?;
+    let mut ingest = blocking(move || Ingest::open(&dir, target, digest, size, held, arrival)).await?;
     meter.add(ingest.len());
     let origin = format!("registry {}", registry.name());
     loop {
@@ -189,6 +197,6 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
 }
 
 /// The runtime ended under the work.
-fn lost(error: &tokio::task::JoinError) -> Error {
+pub(crate) fn lost(error: &tokio::task::JoinError) -> Error {
     Error::Cancelled { what: format!("the work of a pull ({error})") }
 }

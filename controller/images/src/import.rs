@@ -11,6 +11,7 @@ use microagent_base::{Digest, Progress};
 use crate::{
     Error, Image, ImageReference, Platform, Result, Store,
     archive::{Archive, At},
+    arrival::{Arrival, Arrivals},
     image::Manifest,
     ingest::Ingest,
     layout::Directory,
@@ -21,7 +22,7 @@ use crate::{
 };
 
 /// Something that holds `oci-layout`, `index.json` and `blobs/…`.
-pub(crate) trait Layout {
+pub(crate) trait Layout: Send {
     /// A member by its name in the layout; none when it is not there.
     fn member(&self, name: &str) -> io::Result<Option<Member>>;
 }
@@ -40,75 +41,93 @@ impl Member {
     }
 }
 
-/// One import.
-struct Import<'a> {
-    store: &'a Store,
-    layout: Box<dyn Layout>,
-    name: &'a str,
+/// One import: what is to be copied, verified but for the layers.
+pub(crate) struct Import {
+    source: Source,
+    manifest: Manifest,
+    descriptor: Descriptor,
+    /// The bytes of the manifest and of the config.
+    documents: (Vec<u8>, Vec<u8>),
+    image: Image,
 }
 
-/// Brings the image that a local reference names into the store.
-pub(crate) fn import(
-    store: &Store,
-    reference: &ImageReference,
-    name: &str,
-    platform: &Platform,
-    progress: Arc<dyn Progress>,
-) -> Result<Image> {
-    let (opened, tag) = match reference {
-        ImageReference::OciLayout { dir, tag } => {
-            (Directory::open(dir).map(|d| Box::new(d) as Box<dyn Layout>), tag.as_deref())
-        }
-        ImageReference::OciArchive { file, tag } => {
-            (Archive::open(file).map(|a| Box::new(a) as Box<dyn Layout>), tag.as_deref())
-        }
-        ImageReference::Registry(_) => {
-            let why = "it is in a registry, not on this host".to_owned();
-            return Err(Error::InvalidReference { reference: name.to_owned(), why });
-        }
-    };
-    let layout = opened.map_err(|e| unreadable(name, &e))?;
-    let import = Import { store, layout, name };
-    import.check_version()?;
-    let top = import.named(tag, platform)?;
-    let bytes = import.document(&top, wire::MAX_MANIFEST, "a manifest")?;
-    let (descriptor, bytes, document) = match resolve::resolve(name, &bytes, platform)? {
-        Resolved::Manifest(document) => (top, bytes, document),
-        Resolved::Entry(entry) => {
-            let bytes = import.document(&entry, wire::MAX_MANIFEST, "a manifest")?;
-            let document = resolve::manifest(name, &bytes)?;
-            (entry, bytes, document)
-        }
-    };
-    let manifest = Manifest::of(name, document)?;
-    let config = import.document(&manifest.config, wire::MAX_CONFIG, "a config")?;
-    let image = manifest.with_config(name, descriptor.digest, &config)?;
-    resolve::check_platform(name, platform, &image.platform)?;
-    let meter = Meter::new(progress, &format!("pulling {name}"), Some(image.size));
-    for layer in &manifest.layers {
-        import.layer(layer, &meter)?;
+impl Import {
+    /// Finds the image that a local reference names.
+    pub(crate) fn open(store: Store, reference: &ImageReference, name: &str, platform: &Platform) -> Result<Self> {
+        let (opened, tag) = match reference {
+            ImageReference::OciLayout { dir, tag } => {
+                (Directory::open(dir).map(|d| Box::new(d) as Box<dyn Layout>), tag.as_deref())
+            }
+            ImageReference::OciArchive { file, tag } => {
+                (Archive::open(file).map(|a| Box::new(a) as Box<dyn Layout>), tag.as_deref())
+            }
+            ImageReference::Registry(_) => {
+                let why = "it is in a registry, not on this host".to_owned();
+                return Err(Error::InvalidReference { reference: name.to_owned(), why });
+            }
+        };
+        let layout = opened.map_err(|e| unreadable(name, &e))?;
+        let source = Source { store, layout, name: name.to_owned() };
+        source.check_version()?;
+        let top = source.named(tag, platform)?;
+        let bytes = source.document(&top, wire::MAX_MANIFEST, "a manifest")?;
+        let (descriptor, bytes, document) = match resolve::resolve(name, &bytes, platform)? {
+            Resolved::Manifest(document) => (top, bytes, document),
+            Resolved::Entry(entry) => {
+                let bytes = source.document(&entry, wire::MAX_MANIFEST, "a manifest")?;
+                let document = resolve::manifest(name, &bytes)?;
+                (entry, bytes, document)
+            }
+        };
+        let manifest = Manifest::of(name, document)?;
+        let config = source.document(&manifest.config, wire::MAX_CONFIG, "a config")?;
+        let image = manifest.with_config(name, descriptor.digest, &config)?;
+        resolve::check_platform(name, platform, &image.platform)?;
+        Ok(Self { source, manifest, descriptor, documents: (bytes, config), image })
     }
-    store.commit(&image, &bytes, &descriptor.media_type, (&manifest.config.digest, &config))?;
-    Ok(image)
+
+    /// What it is that will be copied.
+    pub(crate) fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Copies the layers, and gives the image its name.
+    pub(crate) fn run(self, arrivals: &Arrivals, progress: Arc<dyn Progress>) -> Result<Image> {
+        let meter = Meter::new(progress, &format!("pulling {}", self.source.name), Some(self.image.size));
+        for layer in &self.manifest.layers {
+            self.source.layer(layer, &meter, arrivals.blob(layer.digest))?;
+        }
+        let (bytes, config) = &self.documents;
+        let config = (&self.manifest.config.digest, config.as_slice());
+        self.source.store.commit(&self.image, bytes, &self.descriptor.media_type, config)?;
+        Ok(self.image)
+    }
 }
 
-impl Import<'_> {
+/// Where an import comes from and goes to.
+struct Source {
+    store: Store,
+    layout: Box<dyn Layout>,
+    name: String,
+}
+
+impl Source {
     fn invalid(&self, why: String) -> Error {
-        Error::InvalidImage { reference: self.name.to_owned(), why }
+        Error::InvalidImage { reference: self.name.clone(), why }
     }
 
     fn member(&self, name: &str) -> Result<Member> {
-        let member = self.layout.member(name).map_err(|e| unreadable(self.name, &e))?;
+        let member = self.layout.member(name).map_err(|e| unreadable(&self.name, &e))?;
         member.ok_or_else(|| self.invalid(format!("it has no {name}")))
     }
 
     fn small(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
         let member = self.member(name)?;
         if member.size > limit {
-            return Err(Error::TooLarge { what: name.to_owned(), origin: self.name.to_owned(), limit });
+            return Err(Error::TooLarge { what: name.to_owned(), origin: self.name.clone(), limit });
         }
         let mut bytes = Vec::new();
-        member.reader().read_to_end(&mut bytes).map_err(|e| unreadable(self.name, &e))?;
+        member.reader().read_to_end(&mut bytes).map_err(|e| unreadable(&self.name, &e))?;
         Ok(bytes)
     }
 
@@ -125,12 +144,12 @@ impl Import<'_> {
             return Ok(());
         }
         let why = format!("it has layout version {:?}; 1.x is supported", version.image_layout_version);
-        Err(Error::UnsupportedImage { reference: self.name.to_owned(), why })
+        Err(Error::UnsupportedImage { reference: self.name.clone(), why })
     }
 
     /// The entry of `index.json` that the tag names; without tag, the only image there is.
     fn named(&self, tag: Option<&str>, platform: &Platform) -> Result<Descriptor> {
-        let mut document = resolve::parse(self.name, &self.small("index.json", wire::MAX_MANIFEST)?)?;
+        let mut document = resolve::parse(&self.name, &self.small("index.json", wire::MAX_MANIFEST)?)?;
         let all = document.entries().ok_or_else(|| self.invalid("its index.json lists no manifests".to_owned()))?;
         let mut names: Vec<&str> = all.iter().filter_map(|e| e.annotation(wire::REF_NAME)).take(30).collect();
         names.dedup();
@@ -139,41 +158,42 @@ impl Import<'_> {
             tag.is_none() && all.iter().any(|e| e.annotation(wire::REF_NAME) != all[0].annotation(wire::REF_NAME));
         if several {
             let why = format!("it holds several images ({names}): name one behind a colon");
-            return Err(Error::InvalidReference { reference: self.name.to_owned(), why });
+            return Err(Error::InvalidReference { reference: self.name.clone(), why });
         }
         let matching: Vec<Descriptor> =
             all.iter().filter(|e| tag.is_none() || e.annotation(wire::REF_NAME) == tag).cloned().collect();
         match matching.as_slice() {
             [] => Err(Error::ImageNotFound {
-                reference: self.name.to_owned(),
+                reference: self.name.clone(),
                 why: format!("its layout has no image of that tag; it has: {names}"),
             }),
             // What is listed alone is not chosen by platform here: it may be an index.
             [only] => Ok(only.clone()),
-            _ => resolve::choose(self.name, matching, platform),
+            _ => resolve::choose(&self.name, matching, platform),
         }
     }
 
     /// A manifest, index or config, verified.
     fn document(&self, descriptor: &Descriptor, limit: u64, what: &str) -> Result<Vec<u8>> {
         let bytes = self.small(&blob_name(&descriptor.digest), limit)?;
-        resolve::check_digest(what, self.name, &bytes, descriptor.digest)?;
+        resolve::check_digest(what, &self.name, &bytes, descriptor.digest)?;
         Ok(bytes)
     }
 
-    fn layer(&self, layer: &Descriptor, meter: &Meter) -> Result<()> {
+    fn layer(&self, layer: &Descriptor, meter: &Meter, arrival: Arrival) -> Result<()> {
         let path = lock::path(&self.store.locks(), "blob", &layer.digest);
         let held = lock::exclusive_blocking(&path, meter.progress(), meter.what())?;
         if self.store.has_blob(&layer.digest, layer.size) {
             meter.add(layer.size);
+            arrival.is_whole();
             return Ok(());
         }
         let member = self.member(&blob_name(&layer.digest))?;
         let target = self.store.blob_path(&layer.digest);
-        let mut ingest = Ingest::open(&self.store.ingest_dir(), target, layer.digest, layer.size, held)?;
+        let mut ingest = Ingest::open(&self.store.ingest_dir(), target, layer.digest, layer.size, held, arrival)?;
         let result = self.fill(&mut ingest, &member, meter);
         let result = match result {
-            Ok(()) => match ingest.finish(self.name) {
+            Ok(()) => match ingest.finish(&self.name) {
                 Ok(()) => return Ok(()),
                 Err((back, error)) => {
                     ingest = *back;
@@ -201,9 +221,9 @@ impl Import<'_> {
                 Ok(0) => return Ok(()),
                 Ok(read) => read,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(unreadable(self.name, &e)),
+                Err(e) => return Err(unreadable(&self.name, &e)),
             };
-            ingest.write(&buffer[..read], self.name)?;
+            ingest.write(&buffer[..read], &self.name)?;
             meter.add(read as u64);
         }
     }

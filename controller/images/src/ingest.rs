@@ -10,7 +10,7 @@ use std::{
 
 use microagent_base::{Digest, digest::Hasher, durable, lock::FileLock};
 
-use crate::{Error, Result};
+use crate::{Error, Result, arrival::Arrival};
 
 /// The suffix of partial files in `ingest/`.
 pub(crate) const PARTIAL: &str = ".partial";
@@ -24,12 +24,20 @@ pub(crate) struct Ingest {
     digest: Digest,
     size: u64,
     resumed: bool,
+    arrival: Arrival,
     _lock: FileLock,
 }
 
 impl Ingest {
-    /// Opens the partial file of a blob and reads what is there already.
-    pub(crate) fn open(ingest: &Path, target: PathBuf, digest: Digest, size: u64, lock: FileLock) -> Result<Self> {
+    /// Opens the partial file of a blob and reads what is there already. `arrival` is told how far it is from now on.
+    pub(crate) fn open(
+        ingest: &Path,
+        target: PathBuf,
+        digest: Digest,
+        size: u64,
+        lock: FileLock,
+        arrival: Arrival,
+    ) -> Result<Self> {
         let path = ingest.join(digest.hex() + PARTIAL);
         let file = OpenOptions::new()
             .read(true)
@@ -39,7 +47,8 @@ impl Ingest {
             .mode(0o600)
             .open(&path)
             .map_err(Error::io("open", &path))?;
-        let mut this = Self { file, path, target, hasher: Hasher::new(), digest, size, resumed: false, _lock: lock };
+        let hasher = Hasher::new();
+        let mut this = Self { file, path, target, hasher, digest, size, resumed: false, arrival, _lock: lock };
         let there = this.file.metadata().map_err(Error::io("read", &this.path))?.len();
         if there > size {
             this.restart()?;
@@ -47,6 +56,7 @@ impl Ingest {
             std::io::copy(&mut (&this.file).take(there), &mut this.hasher).map_err(Error::io("read", &this.path))?;
             this.resumed = true;
         }
+        this.arrival.begins(&this.file, this.len()).map_err(Error::io("share", &this.path))?;
         Ok(this)
     }
 
@@ -76,6 +86,7 @@ impl Ingest {
             .map_err(Error::io("empty", &self.path))?;
         self.hasher = Hasher::new();
         self.resumed = false;
+        self.arrival.restarts();
         Ok(())
     }
 
@@ -90,6 +101,7 @@ impl Ingest {
         }
         self.file.write_all(bytes).map_err(Error::io("write", &self.path))?;
         self.hasher.update(bytes);
+        self.arrival.reaches(self.len(), self.size);
         Ok(())
     }
 
@@ -107,6 +119,7 @@ impl Ingest {
         }
         // Our copy is hashed, not the source: what was checked is what is kept.
         std::io::copy(&mut (&self.file).take(there), &mut self.hasher).map_err(Error::io("read", &self.path))?;
+        self.arrival.reaches(there, self.size);
         Ok(true)
     }
 
@@ -137,7 +150,9 @@ impl Ingest {
             .set_permissions(Permissions::from_mode(0o400))
             .and_then(|()| self.file.sync_all())
             .map_err(Error::io("flush", &self.path))?;
-        Ok(durable::rename(&self.path, &self.target)?)
+        durable::rename(&self.path, &self.target)?;
+        self.arrival.is_whole();
+        Ok(())
     }
 
     /// Removes the partial file: what is in it is of no use to anybody.
@@ -155,7 +170,8 @@ mod tests {
 
     fn open(dir: &Path, content: &[u8]) -> Ingest {
         let lock = FileLock::try_exclusive(&dir.join("lock")).unwrap();
-        Ingest::open(dir, dir.join("blob"), Digest::of(content), content.len() as u64, lock).unwrap()
+        let (digest, arrivals) = (Digest::of(content), crate::arrival::Arrivals::default());
+        Ingest::open(dir, dir.join("blob"), digest, content.len() as u64, lock, arrivals.blob(digest)).unwrap()
     }
 
     #[test]

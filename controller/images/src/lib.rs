@@ -9,6 +9,7 @@
 //! [OCI distribution specification](https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md).
 
 mod archive;
+mod arrival;
 mod baseline;
 mod credentials;
 mod error;
@@ -28,7 +29,7 @@ mod resolve;
 mod store;
 mod wire;
 
-pub use baseline::Baseline;
+pub use baseline::{Arriving, Baseline};
 pub use credentials::Credentials;
 pub use error::{Error, Result};
 pub use image::{Image, ImageConfig, LayerDescriptor};

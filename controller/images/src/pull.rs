@@ -1,16 +1,23 @@
 //! Getting an image into the store.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use microagent_base::{Digest, Progress};
+use microagent_base::{Digest, Progress, progress::Step};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Credentials, Error, Image, ImageReference, Platform, Result, Store,
+    Arriving, Baseline, Credentials, Error, Image, ImageReference, Platform, Result, Store,
     fetch::{self, Retry, blocking},
     image::Manifest,
-    import,
+    import::Import,
     lock::{self, InUse},
     meter::Meter,
     registry::{Registry, RegistryReference},
@@ -72,6 +79,58 @@ impl Store {
         options: &PullOptions,
         progress: Arc<dyn Progress>,
     ) -> Result<Image> {
+        self.pull_arriving(reference, platform, policy, options, progress, drop).await
+    }
+
+    /// [`Store::pull`] and [`Store::build_baseline`] in one: the root disk is made while the layers come.
+    ///
+    /// `progress` gets the steps of the pull until that is done, then those of the build. A pull or a build that fails
+    /// or is cut short, by whatever, leaves no root disk; what has come of the layers is kept as [`Store::pull`] does.
+    ///
+    /// # Errors
+    /// That of the pull, when it fails; else that of the build, when that does: the image is then in the store.
+    pub async fn pull_baseline(
+        &self,
+        reference: &ImageReference,
+        platform: &Platform,
+        policy: PullPolicy,
+        options: &PullOptions,
+        progress: Arc<dyn Progress>,
+    ) -> Result<(Image, Baseline)> {
+        let mut build = None;
+        let after = Arc::new(After { progress: progress.clone(), pulled: AtomicBool::new(false) });
+        let listener = after.clone();
+        let begun = |arriving: Arriving| build = Some(tokio::task::spawn_blocking(move || arriving.build(listener)));
+        let pulled = self.pull_arriving(reference, platform, policy, options, progress, begun).await;
+        after.pulled.store(true, Ordering::Relaxed);
+        // When the pull has failed the build knows it, and ends.
+        let built = match build {
+            Some(build) => build.await.map_err(|e| fetch::lost(&e))?,
+            None => Ok(None),
+        };
+        let image = pulled?;
+        if let Some(baseline) = built? {
+            return Ok((image, baseline));
+        }
+        // Nothing came, for all of it was here.
+        let (store, image) = (self.clone(), image);
+        blocking(move || store.build_baseline(&image, after.as_ref()).map(|baseline| (image, baseline))).await
+    }
+
+    /// [`Store::pull`] that tells, as soon as it is known what the image is made of and unless it is in the store already,
+    /// of its layers: a root disk can be built while they come. `begun` must not block; what it is given may be dropped.
+    ///
+    /// # Errors
+    /// Those of [`Store::pull`].
+    pub async fn pull_arriving(
+        &self,
+        reference: &ImageReference,
+        platform: &Platform,
+        policy: PullPolicy,
+        options: &PullOptions,
+        progress: Arc<dyn Progress>,
+        begun: impl FnOnce(Arriving),
+    ) -> Result<Image> {
         let name = reference.name();
         if policy != PullPolicy::Always || reference.digest().is_some() {
             let (store, wanted, platform, digest) = (self.clone(), name.clone(), platform.clone(), reference.digest());
@@ -91,13 +150,19 @@ impl Store {
         let work = async {
             match reference {
                 ImageReference::Registry(registry) => {
-                    self.fetch(registry, &name, platform, options, progress, in_use).await
+                    self.fetch(registry, &name, platform, options, progress, in_use, begun).await
                 }
                 local => {
                     let (store, local, platform) = (self.clone(), local.clone(), platform.clone());
+                    let import = blocking(move || Import::open(store, &local, &name, &platform)).await?;
+                    let arriving = Arriving::new(self.clone(), import.image().clone(), options.parallel, in_use);
+                    let arrivals = arriving.arrivals();
+                    let ending = arrivals.ending();
+                    begun(arriving.clone());
                     blocking(move || {
-                        let _in_use = in_use;
-                        import::import(&store, &local, &name, &platform, progress)
+                        // Held until the work is done, though this future may be dropped.
+                        let _held = (arriving, ending);
+                        import.run(&arrivals, progress)
                     })
                     .await
                 }
@@ -109,6 +174,7 @@ impl Store {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "they are those of the pull")]
     async fn fetch(
         &self,
         reference: &RegistryReference,
@@ -117,6 +183,7 @@ impl Store {
         options: &PullOptions,
         progress: Arc<dyn Progress>,
         in_use: Arc<InUse>,
+        begun: impl FnOnce(Arriving),
     ) -> Result<Image> {
         let what = format!("pulling {name}");
         let meter = Meter::new(progress.clone(), &what, None);
@@ -134,9 +201,13 @@ impl Store {
 
         let meter = Meter::new(progress, &what, Some(unique(&manifest.layers).iter().map(|l| l.size).sum()));
         self.check_space(&manifest.layers)?;
+        let arriving = Arriving::new(self.clone(), image.clone(), options.parallel, in_use.clone());
+        let arrivals = arriving.arrivals();
+        let _ending = arrivals.ending();
+        begun(arriving);
         let mut transfers = Vec::new();
         for layer in unique(&manifest.layers) {
-            transfers.push(fetch::layer(self, &registry, layer, &meter));
+            transfers.push(fetch::layer(self, &registry, layer, &meter, arrivals.blob(layer.digest)));
         }
         stream::iter(transfers).buffer_unordered(options.parallel.max(1)).try_collect::<()>().await?;
         let (store, done) = (self.clone(), image.clone());
@@ -253,6 +324,24 @@ impl Remote<'_> {
     fn check(&self, what: &str, bytes: &[u8], digest: Digest) -> Result<()> {
         let origin = format!("registry {}", self.registry.name());
         resolve::check_digest(&format!("{what} of {}", self.name), &origin, bytes, digest)
+    }
+}
+
+/// The progress of a build beside a pull, silent as long as the pull tells its own.
+struct After {
+    progress: Arc<dyn Progress>,
+    pulled: AtomicBool,
+}
+
+impl Progress for After {
+    fn step(&self, step: Step) {
+        if self.pulled.load(Ordering::Relaxed) {
+            self.progress.step(step);
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        self.progress.cancelled()
     }
 }
 

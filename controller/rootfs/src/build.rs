@@ -18,6 +18,7 @@ use rustix::{
 };
 
 use crate::{
+    arrivals::{AllThere, Arrivals},
     compress::Meter,
     early::{self, Disk},
     error::{Error, LayerError, LayerName},
@@ -82,6 +83,23 @@ pub struct Report {
 /// # Errors
 /// [`Error`] says which layer and which entry is at fault. After an error the file holds no file system.
 pub fn build(layers: Vec<Layer>, out: &File, options: &Options, progress: &dyn Progress) -> Result<Report, Error> {
+    build_arriving(layers, out, options, &AllThere, progress)
+}
+
+/// [`build`] from layers that are still coming: `arrivals` tells which to read first and which are verified elsewhere.
+///
+/// A layer that has begun to come is never held up by one that has not. It may be held up by others that have begun
+/// and do not get on: give [`Options::threads`] one for each that may be in that state at once, and one more.
+///
+/// # Errors
+/// Those of [`build`].
+pub fn build_arriving(
+    layers: Vec<Layer>,
+    out: &File,
+    options: &Options,
+    arrivals: &dyn Arrivals,
+    progress: &dyn Progress,
+) -> Result<Report, Error> {
     let Options { uuid, label, created, limits, threads } = options;
     let identity = identity(*uuid, label, *created)?;
     let length = out.metadata().map_err(Error::disk("look at"))?.len();
@@ -91,7 +109,7 @@ pub fn build(layers: Vec<Layer>, out: &File, options: &Options, progress: &dyn P
     let names: Vec<LayerName> =
         layers.iter().enumerate().map(|(index, layer)| LayerName { index, digest: layer.digest }).collect();
     let budget = Budget::new(*limits);
-    let indexes = unpack_all(layers, out, &budget, *threads, progress)?;
+    let indexes = unpack_all(layers, out, &budget, *threads, arrivals, progress)?;
     let content_bytes = indexes.iter().map(|index| index.content_bytes).fold(0, u64::saturating_add);
 
     progress.step(Step { what: "writing the file system".to_owned(), done: 0, total: None });
@@ -130,6 +148,7 @@ fn unpack_all(
     out: &File,
     budget: &Budget,
     threads: usize,
+    arrivals: &dyn Arrivals,
     progress: &dyn Progress,
 ) -> Result<Vec<Index>, Error> {
     let count = layers.len();
@@ -143,18 +162,18 @@ fn unpack_all(
         stop: AtomicBool::new(false),
     };
     let mut waiting: Vec<(usize, Layer)> = layers.into_iter().enumerate().collect();
-    // Taken from the end: the largest first, so that no long one is left over for a single thread.
+    // Taken from the end where all are there: the largest first, so that no long one is left over for a single thread.
     waiting.sort_by_key(|(_, layer)| layer.size);
     let waiting = Mutex::new(waiting);
     let (disk, flusher) = early::pair(out);
     let results = Mutex::new((0..count).map(|_| None).collect::<Vec<Option<Result<Index, LayerError>>>>());
 
     let work = |disk: &Disk<'_>| {
-        while let Some((number, layer)) = lock(&waiting).pop() {
+        while let Some((number, layer)) = take(&waiting, arrivals, &meter) {
             let result = if meter.stopped() {
                 Err(LayerError::Stopped)
             } else {
-                unpack(number, layer, disk, &stripes, budget, &meter)
+                unpack(number, layer, arrivals.verifies(number), disk, &stripes, budget, &meter)
             };
             if result.is_err() {
                 meter.stop.store(true, Ordering::Relaxed);
@@ -216,6 +235,19 @@ fn start<'scope, T: Send + 'scope>(
 
 fn ended() -> Error {
     Error::Thread("it ended without a result".to_owned())
+}
+
+/// Takes the layer that is to be read next; none when all are taken. Who waits for a layer to come waits for any of them,
+/// so the others may wait for their turn to do the same.
+fn take(waiting: &Mutex<Vec<(usize, Layer)>>, arrivals: &dyn Arrivals, meter: &Meter<'_>) -> Option<(usize, Layer)> {
+    let mut waiting = lock(waiting);
+    let places: Vec<usize> = waiting.iter().rev().map(|(place, _)| *place).collect();
+    if places.is_empty() {
+        return None;
+    }
+    let next = arrivals.next(&places, &|| meter.stopped());
+    let at = waiting.iter().position(|(place, _)| *place == next).unwrap_or(waiting.len() - 1);
+    Some(waiting.remove(at))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

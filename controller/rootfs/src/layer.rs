@@ -77,16 +77,17 @@ pub(crate) struct Index {
     pub(crate) content_bytes: u64,
 }
 
-/// Reads, verifies and stores one layer.
+/// Reads, verifies and stores one layer. A blob that is `verified` elsewhere is not hashed here.
 pub(crate) fn unpack(
     number: usize,
     layer: Layer,
+    verified: bool,
     disk: &Disk<'_>,
     stripes: &Stripes,
     budget: &Budget,
     meter: &Meter<'_>,
 ) -> Result<Index, LayerError> {
-    let decoder = Decoder::new(Source::new(layer.blob, layer.size, meter))?;
+    let decoder = Decoder::new(Source::new(layer.blob, layer.size, verified, meter))?;
     let mut reader = Reader::new(Stream::new(decoder, budget)?);
     let index = read_entries(&mut reader, Blocks::new(disk, stripes, number, budget), budget);
     reader.into_input().finish(layer.digest, layer.diff_id, index)

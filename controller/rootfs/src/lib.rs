@@ -6,12 +6,15 @@
 //! attributes are kept in memory; when all layers are in they are merged and the file system's own structures are
 //! written, the superblock last, so that a build cut short leaves no file system behind.
 //!
+//! [`build_arriving`] begins before the layers are there and reads each as it comes.
+//!
 //! The bytes depend on the layers and the [`Options`] alone: not on the clock, the number of threads or the order in
 //! which layers arrive.
 //!
 //! Sources of the formats: OCI image specification (`layer.md`), POSIX.1-2017 `pax`, GNU tar manual ("Basic Tar
 //! Format", "Storing Sparse Files"), and the kernel's `Documentation/filesystems/ext4`.
 
+mod arrivals;
 mod blocks;
 mod build;
 mod compress;
@@ -31,7 +34,8 @@ mod stripes;
 mod tar;
 mod tree;
 
-pub use build::{Layer, Options, Report, build};
+pub use arrivals::Arrivals;
+pub use build::{Layer, Options, Report, build, build_arriving};
 pub use error::{Error, LayerError, LayerName, Problem};
 pub use format::{EmptyOptions, MAX_SIZE, MIN_SIZE, format};
 pub use limits::Limits;

@@ -13,7 +13,7 @@ use std::{
 use microagent_base::{Digest, Progress, durable};
 use microagent_crds::{PullPolicy as SpecPullPolicy, WorkspaceSpec};
 use microagent_guest_protocol::SecretBytes;
-use microagent_images::{Baseline, Image, ImageReference, PullOptions, PullPolicy, Store, host_platform};
+use microagent_images::{Arriving, Baseline, Image, ImageReference, PullOptions, PullPolicy, Store, host_platform};
 use microagent_kernel::{Kernel, KernelStore};
 use microagent_supervisor_protocol as supervisor;
 use tokio::sync::{Semaphore, mpsc};
@@ -28,7 +28,7 @@ use super::{
     fault::{host_error, host_fault, image_fault, kernel_fault, vanished},
     guest,
     guest_init::find_guest_init,
-    jobs::Jobs,
+    jobs::{Jobs, Slot},
     keep,
     kernel::{bootable, kernel_source, needs, qemu_options},
     owners::Owners,
@@ -276,7 +276,7 @@ impl Host {
         }
     }
 
-    fn begin_pull(&self, record: &Record, logins: Vec<(String, SecretBytes)>) -> Result<(), Fault> {
+    fn begin_pull(self: &Arc<Self>, record: &Record, logins: Vec<(String, SecretBytes)>) -> Result<(), Fault> {
         let spec = &record.workspace.spec;
         let reference: ImageReference = spec.image.parse().map_err(|e| image_fault(&e))?;
         let policy = match spec.image_pull_policy {
@@ -284,9 +284,9 @@ impl Host {
             SpecPullPolicy::IfNotPresent => PullPolicy::IfNotPresent,
             SpecPullPolicy::Never => PullPolicy::Never,
         };
-        let store = self.images.clone();
+        let (host, key) = (self.clone(), record.key.clone());
         let runtime = tokio::runtime::Handle::current();
-        self.pulls.begin(&pull_name(record), &record.key, move |progress| {
+        self.pulls.begin_within(&pull_name(record), &record.key, None, move |progress, slot| {
             // On a thread of its own: between two reads of the network a pull hashes and writes.
             blocking(move || {
                 let mut options = PullOptions::default();
@@ -295,11 +295,24 @@ impl Host {
                     options.credentials = options.credentials.with_secret(origin, login.expose().to_vec());
                 }
                 let platform = host_platform();
-                let pull = store.pull(&reference, &platform, policy, &options, progress);
-                runtime.block_on(pull).map_err(|e| image_fault(&e))
+                let begun = |arriving| host.build_beside(arriving, &key, slot);
+                let pull = host.images.pull_arriving(&reference, &platform, policy, &options, progress, begun);
+                runtime.block_on(pull).map(Some).map_err(|e| image_fault(&e))
             })
         });
         Ok(())
+    }
+
+    /// Makes the root disk while the layers come: the build that will be asked for once the image is there is then under way,
+    /// or done. It is of the pull's slot, and comes to nothing when the pull fails.
+    fn build_beside(&self, arriving: Arriving, key: &Key, slot: Option<Slot>) {
+        if matches!(self.images.baseline(arriving.image()), Ok(Some(_))) {
+            return;
+        }
+        let name = arriving.image().digest.to_string();
+        self.builds.begin_within(&name, key, slot, move |progress, _| {
+            blocking(move || arriving.build(progress).map_err(|e| image_fault(&e)))
+        });
     }
 
     fn begin_build(&self, record: &Record) -> Result<(), Fault> {

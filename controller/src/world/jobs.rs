@@ -11,7 +11,7 @@ use std::{
 };
 
 use microagent_base::{Progress, progress::Step};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::Instrument as _;
 
 use crate::{
@@ -33,6 +33,9 @@ const RECENT: Duration = Duration::from_secs(1);
 
 /// Which work. Equal names are the same work.
 pub(super) type Name = String;
+
+/// The leave to run. Work that begins other work beside itself shares it, so that both count as one.
+pub(super) type Slot = Arc<OwnedSemaphorePermit>;
 
 /// The result of a job, and how long it took.
 #[derive(Clone, Debug)]
@@ -138,6 +141,19 @@ impl<T: Clone + Send + Sync + 'static> Jobs<T> {
         F: FnOnce(Arc<dyn Progress>) -> R + Send + 'static,
         R: Future<Output = Result<T, Fault>> + Send + 'static,
     {
+        self.begin_within(name, key, None, |progress, _| {
+            let work = work(progress);
+            async { work.await.map(Some) }
+        });
+    }
+
+    /// [`Jobs::begin`] of work that runs in the slot of other work, where there is one, or begins other work in its own.
+    /// It may come to nothing: whoever wanted it then begins it anew.
+    pub(super) fn begin_within<F, R>(&self, name: &str, key: &Key, slot: Option<Slot>, work: F)
+    where
+        F: FnOnce(Arc<dyn Progress>, Option<Slot>) -> R + Send + 'static,
+        R: Future<Output = Result<Option<T>, Fault>> + Send + 'static,
+    {
         let mut jobs = self.lock();
         let job =
             jobs.entry(name.to_owned()).or_insert_with(|| Job { running: None, ended: BTreeMap::new(), last: None });
@@ -151,29 +167,33 @@ impl<T: Clone + Send + Sync + 'static> Jobs<T> {
         drop(jobs);
         let (inner, slots, wake, name) = (self.inner.clone(), self.slots.clone(), self.wake.clone(), name.to_owned());
         // Taken here where one is free, so that work that need not wait is never seen waiting.
-        let free = slots.clone().try_acquire_owned().ok();
+        let free = slot.or_else(|| slots.clone().try_acquire_owned().ok().map(Arc::new));
         watched.begun.store(free.is_some(), Ordering::Relaxed);
         let meter = self.meter.clone();
         let job = async move {
-            let _slot = match free {
+            let slot = match free {
                 Some(slot) => Some(slot),
-                None => slots.acquire_owned().await.ok(),
+                None => slots.acquire_owned().await.ok().map(Arc::new),
             };
             let started = Instant::now();
             watched.begun.store(true, Ordering::Relaxed);
-            let outcome = if watched.cancelled() { Err(cancelled()) } else { work(watched.clone()).await };
-            let outcome = outcome.map(|value| Done { value, took: started.elapsed() });
+            let result = if watched.cancelled() { Err(cancelled()) } else { work(watched.clone(), slot.clone()).await };
+            drop(slot);
+            // Who came after it was cancelled, or wanted what came to nothing, begins it anew.
+            let given_up = matches!(result, Ok(None)) || result.is_err() && watched.cancelled();
+            let outcome = result.and_then(|value| {
+                let value = value.ok_or_else(cancelled)?;
+                Ok(Done { value, took: started.elapsed() })
+            });
             match &outcome {
                 Ok(done) => meter.ended(done.took),
                 // That it was given up is no failure.
-                Err(_) if watched.cancelled() => {}
+                Err(_) if given_up => {}
                 Err(_) => meter.failed(),
             }
             let mut jobs = inner.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(job) = jobs.get_mut(&name) else { return };
             let waiting = job.running.take().map(|run| run.waiting).unwrap_or_default();
-            // Who came after it was cancelled begins it anew.
-            let given_up = outcome.is_err() && watched.cancelled();
             if waiting.is_empty() && job.ended.is_empty() {
                 jobs.remove(&name);
             } else if !given_up {
@@ -419,6 +439,35 @@ mod tests {
         while !jobs.lock().is_empty() {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn work_beside_other_work_shares_its_slot_and_may_come_to_nothing() {
+        let (pulls, mut woken) = jobs();
+        let builds = Arc::new(Jobs::<u32>::new(
+            JobKind::Build,
+            Metrics::new().stage(Stage::Rootfs),
+            pulls.slots.clone(),
+            pulls.wake.clone(),
+        ));
+        let a = Key::new("default", "a");
+        for (gives, ready) in [(Some(7), true), (None, false)] {
+            let (beside, key) = (builds.clone(), a.clone());
+            let (go, wait) = tokio::sync::oneshot::channel::<()>();
+            // There is one slot, and the work in it waits for the work beside it.
+            pulls.begin_within("pull", &a, None, move |_, slot| async move {
+                beside.begin_within("build", &key, slot, move |_, _| async move {
+                    let _ = go.send(());
+                    Ok(gives)
+                });
+                let _ = wait.await;
+                Ok(Some(1))
+            });
+            assert_eq!([woken.recv().await.as_ref(), woken.recv().await.as_ref()], [Some(&a), Some(&a)]);
+            assert_eq!(builds.look("build", &a).is_ready(), ready);
+            assert!(ready || matches!(builds.look("build", &a), Work::Absent), "it is no failure");
+        }
+        assert_eq!(pulls.slots.available_permits(), 1);
     }
 
     #[test]
