@@ -63,18 +63,6 @@ impl Store {
         Ok(all)
     }
 
-    /// Deletes a root disk; that it is not there is no error. The caller knows that no workspace is made from it: a
-    /// machine that runs keeps the file it has open, but could not start again.
-    ///
-    /// # Errors
-    /// Those of the operating system.
-    pub fn remove_baseline(&self, baseline: &Baseline) -> Result<()> {
-        // The description first: without it the disk is not taken for finished.
-        let dir = self.baseline_dir();
-        durable::remove_file(&dir.join(format!("{}.json", baseline.key)))?;
-        Ok(durable::remove_file(&dir.join(format!("{}.ext4", baseline.key)))?)
-    }
-
     /// Builds the root disk of an image, or gives the one that is there. Blocking. One process builds a disk; others
     /// that want the same wait for it.
     ///
@@ -187,12 +175,12 @@ impl Store {
         Ok(Error::Build { reference: image.reference.clone(), source: Box::new(source) })
     }
 
-    fn baseline_of(&self, key: &str) -> Result<Option<Baseline>> {
+    pub(crate) fn baseline_of(&self, key: &str) -> Result<Option<Baseline>> {
         let dir = self.baseline_dir();
         let Some(found) = durable::read_json::<Baseline>(&dir.join(format!("{key}.json")))? else { return Ok(None) };
         let path = dir.join(format!("{key}.ext4"));
-        let whole = fs::symlink_metadata(&path).is_ok_and(|m| m.is_file() && m.len() == found.size);
-        Ok(whole.then_some(Baseline { path, key: key.to_owned(), ..found }))
+        let metadata = fs::symlink_metadata(&path).ok().filter(|m| m.is_file() && m.len() == found.size);
+        Ok(metadata.map(|m| Baseline { path, key: key.to_owned(), allocated: m.blocks() * 512, ..found }))
     }
 
     fn baseline_dir(&self) -> PathBuf {

@@ -75,7 +75,12 @@ impl Store {
         let name = reference.name();
         if policy != PullPolicy::Always || reference.digest().is_some() {
             let (store, wanted, platform, digest) = (self.clone(), name.clone(), platform.clone(), reference.digest());
-            if let Some(image) = blocking(move || store.find(&wanted, digest, &platform)).await? {
+            let find = move || {
+                // Not while another process prunes: what it decided about must not be found any longer.
+                let _in_use = lock::in_use(&store.locks())?;
+                store.find(&wanted, digest, &platform)
+            };
+            if let Some(image) = blocking(find).await? {
                 return Ok(image);
             }
         }
