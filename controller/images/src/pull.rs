@@ -262,14 +262,14 @@ impl Remote<'_> {
 }
 
 /// Each layer once, the largest first so that the last transfer is a short one.
-fn unique(layers: &[Descriptor]) -> Vec<&Descriptor> {
+pub(crate) fn unique(layers: &[Descriptor]) -> Vec<&Descriptor> {
     let mut seen = HashSet::new();
     let mut unique: Vec<_> = layers.iter().filter(|l| seen.insert(l.digest)).collect();
     unique.sort_by_key(|l| std::cmp::Reverse(l.size));
     unique
 }
 
-async fn cancelled(progress: &dyn Progress) {
+pub(crate) async fn cancelled(progress: &dyn Progress) {
     while !progress.cancelled() {
         tokio::time::sleep(CANCEL_POLL).await;
     }
