@@ -354,7 +354,7 @@ impl Reader {
     /// The last chunk is sent only when all was verified, so that no registry keeps a damaged blob.
     fn send(&self, offset: u64) -> Result<()> {
         let mut hasher = Hasher::new();
-        let mut file = &self.file;
+        let file = &self.file;
         io::copy(&mut file.take(offset), &mut hasher).map_err(Error::io("read", &self.path))?;
         while hasher.len() < self.size {
             let mut chunk = Vec::new();
