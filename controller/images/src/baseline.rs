@@ -9,7 +9,7 @@ use std::{
 
 use microagent_base::{
     Digest, Progress,
-    durable::{self, TEMPORARY_PREFIX},
+    durable::{self, DurableError, TEMPORARY_PREFIX},
     progress::Step,
 };
 use microagent_rootfs as rootfs;
@@ -177,7 +177,15 @@ impl Store {
 
     pub(crate) fn baseline_of(&self, key: &str) -> Result<Option<Baseline>> {
         let dir = self.baseline_dir();
-        let Some(found) = durable::read_json::<Baseline>(&dir.join(format!("{key}.json")))? else { return Ok(None) };
+        let found = match durable::read_json::<Baseline>(&dir.join(format!("{key}.json"))) {
+            // A description that was damaged describes nothing: the disk is built anew.
+            Err(error @ DurableError::Decode { .. }) => {
+                tracing::warn!("{error}; the root disk counts as not there");
+                None
+            }
+            found => found?,
+        };
+        let Some(found) = found else { return Ok(None) };
         let path = dir.join(format!("{key}.ext4"));
         let metadata = fs::symlink_metadata(&path).ok().filter(|m| m.is_file() && m.len() == found.size);
         Ok(metadata.map(|m| Baseline { path, key: key.to_owned(), allocated: m.blocks() * 512, ..found }))

@@ -180,8 +180,7 @@ impl Store {
         for (key, mut files) in keys {
             // The description first: without it the disk is not taken for finished.
             files.sort_by_key(|(path, _)| path.extension().is_none_or(|e| e != "json"));
-            // A description that cannot be read describes nothing.
-            let disk = self.baseline_of(&key).unwrap_or_default();
+            let disk = self.baseline_of(&key)?;
             disks.push(DiskLitter { disk, litter: Litter::new(files) });
         }
         Ok(disks)
