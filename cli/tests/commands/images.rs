@@ -14,7 +14,9 @@ fn image(content: &str) -> BuiltImage {
 
 #[test]
 fn every_command_of_the_page_gives_the_output_that_stands_there() {
-    let Some(registry) = Registry::start("every_command_of_the_page_gives_the_output_that_stands_there") else { return };
+    let Some(registry) = Registry::start("every_command_of_the_page_gives_the_output_that_stands_there") else {
+        return;
+    };
     // In place of public names, those of a registry of this test.
     let name = image("box").push(&registry, "busybox", "1.37");
     let here = |text: &str| {
@@ -69,7 +71,10 @@ fn the_image_of_a_workspace_stays_and_each_refusal_is_told() {
 
     let done = host.run("image prune --all -o json");
     let told: Value = serde_json::from_str(&done.out).unwrap();
-    assert_eq!((done.code, &told["images"], &told["bytes"], &told["dryRun"]), (0, &json!([]), &json!(0), &json!(false)));
+    assert_eq!(
+        (done.code, &told["images"], &told["bytes"], &told["dryRun"]),
+        (0, &json!([]), &json!(0), &json!(false))
+    );
     let inspected: Value = serde_json::from_str(&host.run("image inspect alpine:3.21").out).unwrap();
     assert_eq!(inspected["usedBy"], json!(["workspace default/web"]));
     assert_eq!(inspected["reference"], "docker.io/library/alpine:3.21");

@@ -93,10 +93,9 @@ impl Store {
         let small = |archive: &mut Builder<_>, name: &str, bytes: &[u8]| {
             archive.append(&header(name, EntryType::Regular, bytes.len() as u64)?, bytes)
         };
-        let directories = ["blobs/", "blobs/sha256/"].into_iter();
-        directories
-            .map(|dir| archive.append(&header(dir, EntryType::Directory, 0)?, io::empty()))
-            .collect::<io::Result<()>>()
+        ["blobs/", "blobs/sha256/"]
+            .into_iter()
+            .try_for_each(|dir| archive.append(&header(dir, EntryType::Directory, 0)?, io::empty()))
             .map_err(failed)?;
         for digest in blobs.keys() {
             self.append_blob(&mut archive, wanted, digest, &meter)?;

@@ -110,11 +110,9 @@ async fn an_image_that_a_workspace_uses_is_not_removed_but_its_name_may_go() {
     let disk = fixture.store.build_baseline(&one, &Silent).unwrap();
     let gentle = Remove::default();
     let force = Remove { force: true, ..Remove::default() };
-    for held in [
-        Held::Digest(one.digest),
-        Held::Beginning(one.digest.short()),
-        Held::Name("r.example/one:1".to_owned()),
-    ] {
+    for held in
+        [Held::Digest(one.digest), Held::Beginning(one.digest.short()), Held::Name("r.example/one:1".to_owned())]
+    {
         for wanted in ["r.example/one:1", &one.digest.to_string(), &one.digest.hex()[..8]] {
             let error = fixture.store.remove(wanted, &gentle, web(held.clone())).unwrap_err();
             assert_eq!(error.category(), "ImageInUse");
@@ -230,7 +228,9 @@ async fn who_begins_to_use_an_image_while_it_is_pruned_is_seen_or_finds_it_gone(
         });
         let (store, seen) = (fixture.store.clone(), recorded.clone());
         let pruned = tokio::task::spawn_blocking(move || {
-            store.prune(&all(), || if seen.load(Ordering::SeqCst) { web(Held::Name("r.example/one:1".into()))() } else { nobody() })
+            store.prune(&all(), || {
+                if seen.load(Ordering::SeqCst) { web(Held::Name("r.example/one:1".into()))() } else { nobody() }
+            })
         });
         let (found, removed) = (begins.await.unwrap(), pruned.await.unwrap().unwrap());
         match found {

@@ -28,7 +28,9 @@ pub(super) fn remove(context: &Context, store: &Store, images: &[String], force:
             Err(error) => {
                 let unknown = matches!(error, Error::ImageNotFound { .. });
                 let failure = failure(error);
-                codes.push(if unknown { failure.help("list them with `microagent image list`") } else { failure }.report());
+                codes.push(
+                    if unknown { failure.help("list them with `microagent image list`") } else { failure }.report(),
+                );
             }
         }
     }

@@ -78,7 +78,12 @@ async fn bearer_token(registry: &Registry, challenge: &Bearer, what: &str) -> Re
             // One field here, with spaces between (`oauth.md`).
             let scopes = registry.scopes.join(" ");
             form.retain(|(name, _)| *name != "scope");
-            form.extend([("scope", scopes.as_str()), ("grant_type", "refresh_token"), ("client_id", "microagent"), ("refresh_token", token)]);
+            form.extend([
+                ("scope", scopes.as_str()),
+                ("grant_type", "refresh_token"),
+                ("client_id", "microagent"),
+                ("refresh_token", token),
+            ]);
             // A redirect would carry the token to another server.
             let http = client(is_loopback(realm.host_str().unwrap_or_default()), Policy::none())?;
             let mut body = realm.clone();

@@ -279,3 +279,32 @@ async fn stalled(taken: &AtomicU64, all: u64) {
         before = now;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, sleep, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_moves_goes_on_and_one_that_stands_is_given_up() {
+        let taken = Arc::new(AtomicU64::new(0));
+        let slow = taken.clone();
+        // A byte now and then, for an hour.
+        let moving = tokio::spawn(async move {
+            for _ in 0..80 {
+                sleep(STALLED * 3 / 4).await;
+                slow.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let all = 1000;
+        assert!(timeout(STALLED * 50, stalled(&taken, all)).await.is_err(), "it moves");
+        moving.await.unwrap();
+        let stands = Instant::now();
+        stalled(&taken, all).await;
+        assert!(stands.elapsed() <= STALLED * 2);
+        // All has come: the registry may take its time to keep it.
+        taken.store(all, Ordering::Relaxed);
+        assert!(timeout(STALLED * 4, stalled(&taken, all)).await.is_err());
+    }
+}
