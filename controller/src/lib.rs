@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod desired;
 mod drive;
+mod image_use;
 pub mod journal;
 pub mod key;
 pub mod kubernetes;
@@ -33,6 +34,7 @@ pub mod sweep;
 pub mod world;
 
 pub use admin::AdminAddress;
+pub use image_use::image_uses;
 pub use key::Key;
 pub use paths::Paths;
 pub use record::{Problem, Record};

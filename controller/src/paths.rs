@@ -16,6 +16,7 @@
 //!   orphans/UID/                  the disks of a machine that belonged to no workspace
 //! CACHE/
 //!   images/                       an OCI layout with its baselines
+//!   users/                        the state directories whose workspaces use them
 //!   kernels/                      kernels and initramfs
 //! ```
 
@@ -33,6 +34,9 @@ pub struct Paths {
     /// What can be made again.
     pub cache: PathBuf,
 }
+
+/// How the names of overlays begin.
+const OVERLAY: &str = "overlay-";
 
 /// Overrides the state directory.
 pub const STATE_DIR_VARIABLE: &str = "MICROAGENT_STATE_DIR";
@@ -175,19 +179,42 @@ impl Paths {
     /// The disks of a workspace that is gone and wanted them retained.
     #[must_use]
     pub fn retained(&self, key: &Key, uid: &str) -> PathBuf {
-        self.state.join("retained").join(&key.namespace).join(&key.name).join(uid)
+        self.all_retained().join(&key.namespace).join(&key.name).join(uid)
+    }
+
+    /// The disks of all workspaces that are gone and wanted them retained.
+    #[must_use]
+    pub(crate) fn all_retained(&self) -> PathBuf {
+        self.state.join("retained")
     }
 
     /// The disks of machines that belonged to no workspace.
     #[must_use]
     pub fn orphan(&self, uid: &str) -> PathBuf {
-        self.state.join("orphans").join(uid)
+        self.orphans().join(uid)
+    }
+
+    /// All such disks.
+    #[must_use]
+    pub(crate) fn orphans(&self) -> PathBuf {
+        self.state.join("orphans")
     }
 
     /// The image store.
     #[must_use]
     pub fn images(&self) -> PathBuf {
         self.cache.join("images")
+    }
+
+    /// The state directories that use the image store.
+    #[must_use]
+    pub(crate) fn image_users(&self) -> PathBuf {
+        self.cache.join("users")
+    }
+
+    /// The first digits of the image that an overlay of this name lies over, see [`MachinePaths::overlay`].
+    pub(crate) fn image_of_overlay(name: &str) -> Option<&str> {
+        name.strip_prefix(OVERLAY)?.strip_suffix(".ext4").filter(|digits| !digits.is_empty())
     }
 
     /// The kernel store.
@@ -225,7 +252,7 @@ impl MachinePaths {
     /// The writable disk over the baseline with this key. A workspace that changes its image gets a new one; the old one stays.
     #[must_use]
     pub fn overlay(&self, baseline: &str) -> PathBuf {
-        self.disks().join(format!("overlay-{baseline}.ext4"))
+        self.disks().join(format!("{OVERLAY}{baseline}.ext4"))
     }
 
     /// An empty disk of the workspace.

@@ -10,6 +10,7 @@ pub mod guest;
 pub mod host;
 pub mod image_fixture;
 pub mod leaks;
+pub mod page;
 pub mod qemu;
 pub mod registry;
 

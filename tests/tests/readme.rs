@@ -1,46 +1,14 @@
 //! The README's commands, run as a newcomer would, against its own output.
 
-#![expect(clippy::panic, reason = "a helper fails its test by panicking")]
-
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
 use microagent_tests::{
     host::{Host, bin_dir, busybox_image, guest_init},
+    page::{session, shape},
     registry::Registry,
 };
 
 const IMAGE: &str = "busybox:1.37";
-
-/// What the README's console blocks have: commands, each with its output.
-fn session(readme: &str) -> Vec<(String, String)> {
-    let mut session: Vec<(String, String)> = Vec::new();
-    let mut inside = false;
-    for line in readme.lines() {
-        match line {
-            "```console" => inside = true,
-            "```" => inside = false,
-            _ if !inside => {}
-            _ => match (line.strip_prefix("$ "), session.last_mut()) {
-                (Some(command), _) => session.push((command.to_owned(), String::new())),
-                (None, Some((_, output))) => output.push_str(&format!("{line}\n")),
-                (None, None) => panic!("output without a command: {line}"),
-            },
-        }
-    }
-    session
-}
-
-/// Numbers differ from day to day and host to host, and with them the width of columns.
-fn shape(text: &str) -> String {
-    let mut shape = String::new();
-    for c in text.chars() {
-        let c = if c.is_ascii_digit() { '0' } else { c };
-        if !(shape.ends_with(c) && (c == '0' || c == ' ')) {
-            shape.push(c);
-        }
-    }
-    shape.replace(" \n", "\n")
-}
 
 #[test]
 fn every_command_of_the_readme_gives_the_output_that_stands_there() {

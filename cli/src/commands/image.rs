@@ -1,19 +1,23 @@
 //! `microagent image`
 
-use std::sync::Arc;
+mod list;
+mod remove;
+mod send;
 
-use jiff::Timestamp;
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
 use microagent_base::Progress;
+use microagent_controller::image_uses;
 use microagent_images::{
-    Image, ImageReference, LayerDescriptor, Platform, PullOptions, PullPolicy, Store, StoredImage, host_platform,
+    Error, Image, ImageReference, LayerDescriptor, Platform, PullOptions, PullPolicy, Store, Uses, host_platform,
 };
 use serde_json::{Value, json};
 
-use super::{Interrupt, signal_code};
+use super::{Interrupt, duration, signal_code};
 use crate::{
     context::Context,
     failure::{Failure, Result},
-    output::{self, Format, OutputArgs, human, progress::Bars, table::Table},
+    output::{self, Format, OutputArgs, progress::Bars},
 };
 
 /// The images on this host
@@ -41,6 +45,11 @@ enum Verb {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Show how much of the disk images and root disks take
+    Df {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
     /// Show how an image on this host wants to be run
     Inspect {
         /// The image, by name or digest
@@ -49,12 +58,61 @@ enum Verb {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Give an image another name
+    Tag {
+        /// The image, by name or digest
+        image: String,
+        /// The new name: `registry/name:tag`
+        name: String,
+    },
     /// Remove images from this host, with the root disks made from them
     #[command(visible_alias = "rm")]
     Remove {
         /// The images, by name or digest
         #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
+        /// Take the name away also when the image is in use; the image then stays without a name
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Remove what nobody uses: images without a name, root disks, interrupted pulls
+    Prune {
+        /// Images with a name too
+        #[arg(short, long)]
+        all: bool,
+        /// Only what has been on this host for so long, such as 24h
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        older_than: Option<Duration>,
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Write an image to a file that other tools read
+    Export {
+        /// The image, by name or digest
+        image: String,
+        /// The file, a tar archive; `-` is standard output
+        file: PathBuf,
+        /// Of this platform, such as linux/arm64 [default: that of this host, or the only one there is]
+        #[arg(long)]
+        platform: Option<Platform>,
+    },
+    /// Send an image to a registry
+    Push {
+        /// The image, by name or digest
+        image: String,
+        /// Where to: `registry/name:tag` [default: the name of the image]
+        destination: Option<String>,
+        /// Of this platform, such as linux/arm64 [default: that of this host, or the only one there is]
+        #[arg(long)]
+        platform: Option<Platform>,
+        /// A registry, as `host[:port]`, that is spoken to without encryption; one on a loopback address always is
+        #[arg(long, value_name = "REGISTRY")]
+        insecure_registry: Vec<String>,
+        #[command(flatten)]
+        output: OutputArgs,
     },
 }
 
@@ -62,65 +120,88 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
     let store = Store::open(&context.paths.images())?;
     match args.verb {
         Verb::Pull { image, platform, output } => pull(&store, image, platform, output.output).await,
-        Verb::List { output } => list(&store, output.output),
-        Verb::Inspect { image, output } => inspect(&store, &image, output.output),
-        Verb::Remove { images } => remove(&store, &images),
+        Verb::List { output } => list::list(context, &store, output.output),
+        Verb::Df { output } => list::df(context, &store, output.output),
+        Verb::Inspect { image, output } => inspect(context, &store, &image, output.output),
+        Verb::Tag { image, name } => send::tag(&store, &image, &name),
+        Verb::Remove { images, force } => remove::remove(context, &store, &images, force),
+        Verb::Prune { all, older_than, dry_run, output } => {
+            remove::prune(context, &store, all, older_than, dry_run, output.output)
+        }
+        Verb::Export { image, file, platform } => send::export(&store, image, file, platform).await,
+        Verb::Push { image, destination, platform, insecure_registry, output } => {
+            let options = PullOptions { insecure: insecure_registry, ..PullOptions::default() };
+            send::push(&store, &image, destination.as_deref(), platform, &options, output.output).await
+        }
     }
 }
 
-async fn pull(store: &Store, image: ImageReference, platform: Option<Platform>, format: Format) -> Result<u8> {
+/// Shows how far work is until it ends, or a signal ends it: then the signal's exit code.
+async fn shown<T, F>(work: impl FnOnce(Arc<dyn Progress>) -> F) -> Result<Result<T, u8>>
+where
+    F: Future<Output = Result<T, Error>>,
+{
     let bars = Arc::new(Bars::new());
     let mut interrupt = Interrupt::listen()?;
-    let platform = platform.unwrap_or_else(host_platform);
-    let options = PullOptions::default();
-    let progress: Arc<dyn Progress> = Arc::clone(&bars) as _;
-    let pull = store.pull(&image, &platform, PullPolicy::Always, &options, progress);
-    tokio::pin!(pull);
-    let pulled = tokio::select! {
-        pulled = &mut pull => pulled,
+    let work = work(Arc::clone(&bars) as _);
+    tokio::pin!(work);
+    let ended = tokio::select! {
+        ended = &mut work => ended,
         number = interrupt.next() => {
-            // What has come so far stays, and the next pull goes on from there.
+            // What has come so far stays, and the next attempt goes on from there.
             bars.cancel();
-            let _ = pull.await;
+            let _ = work.await;
             bars.clear();
-            return Ok(signal_code(number));
+            return Ok(Err(signal_code(number)));
         }
     };
     bars.clear();
-    let image = pulled.map_err(|e| {
-        let again = e.is_retryable() && !e.needs_person();
-        let message = format!("{}: {e}", e.category());
-        if again { Failure::try_again(message).help("try again later") } else { Failure::new(message) }
-    })?;
+    ended.map(Ok).map_err(failure)
+}
+
+/// What a person reads of an error, with its code, and whether the same may succeed later.
+fn failure(error: Error) -> Failure {
+    let again = error.is_retryable() && !error.needs_person();
+    let message = format!("{}: {error}", error.category());
+    match error {
+        Error::ImageInUse { .. } => Failure::new(message).help("--force takes the name away and keeps the image"),
+        _ if again => Failure::try_again(message).help("try again later"),
+        _ => Failure::new(message),
+    }
+}
+
+/// As [`failure`], of an image that is to be on this host.
+fn here(error: Error, image: &str) -> Failure {
+    match error {
+        Error::ImageNotFound { .. } | Error::ImageIncomplete { .. } => {
+            Failure::new(format!("image {image} is not on this host, or not all of it"))
+                .help(format!("bring it with `microagent image pull {image}`"))
+        }
+        other => failure(other),
+    }
+}
+
+/// Who uses which images, as far as it can be told: for people who look.
+fn uses(context: &Context) -> Uses {
+    image_uses(&context.paths).unwrap_or_else(|why| {
+        output::warn(&format!("which images are in use cannot be told: {why}"));
+        Uses::default()
+    })
+}
+
+async fn pull(store: &Store, image: ImageReference, platform: Option<Platform>, format: Format) -> Result<u8> {
+    let platform = platform.unwrap_or_else(host_platform);
+    let options = PullOptions::default();
+    let pulled = shown(|progress| store.pull(&image, &platform, PullPolicy::Always, &options, progress)).await?;
+    let image = match pulled {
+        Ok(image) => image,
+        Err(code) => return Ok(code),
+    };
     match output::structured(format, &whole(&image))? {
         Some(text) => output::print(&text)?,
         None => output::line(&format!("{}@{}", image.reference, image.digest))?,
     }
     Ok(0)
-}
-
-fn list(store: &Store, format: Format) -> Result<u8> {
-    let images = store.list()?;
-    let values: Vec<_> = images.iter().map(brief).collect();
-    let text = match output::structured(format, &values)? {
-        Some(text) => text,
-        None if format == Format::Name => images.iter().map(|i| format!("{}\n", name(i))).collect(),
-        None => table(&images, Timestamp::now()),
-    };
-    output::print(&text)?;
-    Ok(0)
-}
-
-/// An image of the list, for programs.
-fn brief(image: &StoredImage) -> Value {
-    json!({
-        "reference": image.reference,
-        "digest": image.digest,
-        "platform": image.platform.to_string(),
-        "size": image.size,
-        "pulled": image.pulled,
-        "complete": image.complete,
-    })
 }
 
 /// All of an image, for programs.
@@ -144,66 +225,20 @@ fn whole(image: &Image) -> Value {
     })
 }
 
-fn name(image: &StoredImage) -> String {
-    image.reference.clone().unwrap_or_else(|| image.digest.to_string())
-}
-
-fn table(images: &[StoredImage], now: Timestamp) -> String {
-    let mut table = Table::new(&["IMAGE", "DIGEST", "PLATFORM", "SIZE", "PULLED", "STATE"]);
-    for image in images {
-        table.row([
-            image.reference.clone().unwrap_or_default(),
-            image.digest.short(),
-            image.platform.to_string(),
-            human::bytes(image.size),
-            image.pulled.map(|t| human::age(t, now)).unwrap_or_default(),
-            if image.complete { "complete" } else { "incomplete" }.to_owned(),
-        ]);
-    }
-    table.render("")
-}
-
-fn inspect(store: &Store, wanted: &str, format: Format) -> Result<u8> {
-    let (image, stored) = find(store, wanted)?;
+fn inspect(context: &Context, store: &Store, wanted: &str, format: Format) -> Result<u8> {
+    let image = store.look_up(wanted, None).map_err(|e| here(e, wanted))?;
+    let stored = store.list()?.into_iter().filter(|stored| stored.digest == image.digest);
+    // Looked up by its digest it is called by that.
+    let (named, others): (Vec<_>, Vec<_>) = stored.partition(|s| s.reference.as_ref() == Some(&image.reference));
+    let stored = named.into_iter().chain(others).next();
     let baseline = store.baseline(&image)?;
     let mut value = whole(&image);
-    value["reference"] = json!(stored.reference);
-    value["pulled"] = json!(stored.pulled);
+    let names: Vec<String> = stored.iter().filter_map(|stored| stored.reference.clone()).collect();
+    value["reference"] = json!(stored.as_ref().and_then(|stored| stored.reference.clone()));
+    value["pulled"] = json!(stored.and_then(|stored| stored.pulled));
     value["rootDisk"] = json!(baseline.map(|b| json!({ "path": b.path, "size": b.size, "allocated": b.allocated })));
+    value["usedBy"] = json!(uses(context).of(&image.digest, names.iter().map(String::as_str)));
     let format = if format == Format::Yaml { Format::Yaml } else { Format::Json };
     output::print(&output::structured(format, &value)?.unwrap_or_default())?;
-    Ok(0)
-}
-
-/// The image of this name or digest, or of this beginning of a digest.
-fn find(store: &Store, wanted: &str) -> Result<(Image, StoredImage)> {
-    let canonical = wanted.parse::<ImageReference>().map(|r| r.to_string()).unwrap_or_default();
-    let hex = wanted.strip_prefix("sha256:").unwrap_or(wanted);
-    let meant = |image: &StoredImage| {
-        image.reference.as_deref().is_some_and(|r| r == wanted || r == canonical)
-            || hex.len() >= 6 && image.digest.hex().starts_with(hex)
-    };
-    let stored = store.list()?.into_iter().find(meant).ok_or_else(|| not_found(wanted))?;
-    let image = store.image(&stored.digest)?.ok_or_else(|| not_found(wanted))?;
-    Ok((image, stored))
-}
-
-fn not_found(image: &str) -> Failure {
-    Failure::new(format!("image {image} is not on this host, or not all of it"))
-        .help(format!("bring it with `microagent image pull {image}`"))
-}
-
-fn remove(store: &Store, images: &[String]) -> Result<u8> {
-    for image in images {
-        let removed = store.remove(image).map_err(|e| {
-            let unknown = matches!(e, microagent_images::Error::ImageNotFound { .. });
-            let failure = Failure::from(e);
-            if unknown { failure.help("list them with `microagent image list`") } else { failure }
-        })?;
-        for reference in &removed.references {
-            output::line(&format!("removed {reference}"))?;
-        }
-        output::note(&format!("freed {}", human::bytes(removed.bytes)));
-    }
     Ok(0)
 }

@@ -11,7 +11,7 @@ use std::{
 
 use microagent_base::{
     Digest, Progress,
-    durable::{self, TEMPORARY_PREFIX},
+    durable::{self, DurableError, TEMPORARY_PREFIX},
     progress::Step,
 };
 use microagent_rootfs as rootfs;
@@ -67,18 +67,6 @@ impl Store {
         }
         all.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(all)
-    }
-
-    /// Deletes a root disk; that it is not there is no error. The caller knows that no workspace is made from it: a
-    /// machine that runs keeps the file it has open, but could not start again.
-    ///
-    /// # Errors
-    /// Those of the operating system.
-    pub fn remove_baseline(&self, baseline: &Baseline) -> Result<()> {
-        // The description first: without it the disk is not taken for finished.
-        let dir = self.baseline_dir();
-        durable::remove_file(&dir.join(format!("{}.json", baseline.key)))?;
-        Ok(durable::remove_file(&dir.join(format!("{}.ext4", baseline.key)))?)
     }
 
     /// Builds the root disk of an image, or gives the one that is there. Blocking. One process builds a disk; others
@@ -191,12 +179,20 @@ impl Store {
         Ok(Error::Build { reference: image.reference.clone(), source: Box::new(source) })
     }
 
-    fn baseline_of(&self, key: &str) -> Result<Option<Baseline>> {
+    pub(crate) fn baseline_of(&self, key: &str) -> Result<Option<Baseline>> {
         let dir = self.baseline_dir();
-        let Some(found) = durable::read_json::<Baseline>(&dir.join(format!("{key}.json")))? else { return Ok(None) };
+        let found = match durable::read_json::<Baseline>(&dir.join(format!("{key}.json"))) {
+            // A description that was damaged describes nothing: the disk is built anew.
+            Err(error @ DurableError::Decode { .. }) => {
+                tracing::warn!("{error}; the root disk counts as not there");
+                None
+            }
+            found => found?,
+        };
+        let Some(found) = found else { return Ok(None) };
         let path = dir.join(format!("{key}.ext4"));
-        let whole = fs::symlink_metadata(&path).is_ok_and(|m| m.is_file() && m.len() == found.size);
-        Ok(whole.then_some(Baseline { path, key: key.to_owned(), ..found }))
+        let metadata = fs::symlink_metadata(&path).ok().filter(|m| m.is_file() && m.len() == found.size);
+        Ok(metadata.map(|m| Baseline { path, key: key.to_owned(), allocated: m.blocks() * 512, ..found }))
     }
 
     fn baseline_dir(&self) -> PathBuf {

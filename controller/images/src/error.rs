@@ -163,6 +163,45 @@ pub enum Error {
         /// What is gone.
         why: String,
     },
+    /// Somebody on this host needs the image.
+    #[error("image {reference} is in use by {by}; delete that first, or take only the image's name away by force")]
+    ImageInUse {
+        /// The image.
+        reference: String,
+        /// Who uses it.
+        by: String,
+    },
+    /// What is in use cannot be told, so nothing is removed.
+    #[error("nothing is removed, for it cannot be told which images are in use: {why}")]
+    UsesUnknown {
+        /// The cause, and what to do.
+        why: String,
+    },
+    /// Pulls, builds or pushes are under way.
+    #[error("images are being pulled, pushed or built on this host, and nothing is removed meanwhile; try again later")]
+    Busy,
+    /// The registry does not let this user push.
+    #[error("registry {registry} does not let {what} be pushed: {why}; log in to it as a user who may push there")]
+    PushDenied {
+        /// `host[:port]`.
+        registry: String,
+        /// What was to be pushed.
+        what: String,
+        /// What the registry said, and which credentials were used.
+        why: String,
+    },
+    /// The registry does not take the image.
+    #[error(
+        "registry {registry} refuses {what}: {why}; see that it takes pushes, that the repository may be made, and that it takes images of this kind and size"
+    )]
+    PushRefused {
+        /// `host[:port]`.
+        registry: String,
+        /// What was to be pushed.
+        what: String,
+        /// What the registry said.
+        why: String,
+    },
     /// The root disk could not be made of the layers.
     #[error("cannot build the root disk of image {reference}: {source}")]
     Build {
@@ -213,6 +252,11 @@ impl Error {
             Self::DiskFull { .. } => "DiskFull",
             Self::Cancelled { .. } => "Cancelled",
             Self::ImageIncomplete { .. } => "ImageIncomplete",
+            Self::ImageInUse { .. } => "ImageInUse",
+            Self::UsesUnknown { .. } => "UsesUnknown",
+            Self::Busy => "StoreBusy",
+            Self::PushDenied { .. } => "RegistryDenied",
+            Self::PushRefused { .. } => "PushRefused",
             Self::Build { source, .. } => source.category(),
             Self::Io { .. } | Self::Durable(_) | Self::Lock(_) => "StoreUnusable",
             Self::Http(_) => "HttpUnusable",
@@ -228,7 +272,9 @@ impl Error {
             | Self::TooLarge { .. }
             | Self::UnsupportedImage { .. }
             | Self::InvalidImage { .. }
-            | Self::PlatformNotFound { .. } => false,
+            | Self::PlatformNotFound { .. }
+            | Self::ImageInUse { .. }
+            | Self::PushRefused { .. } => false,
             Self::Build { source, .. } => match source.as_ref() {
                 rootfs::Error::Disk { .. } | rootfs::Error::Thread(_) | rootfs::Error::Cancelled => true,
                 rootfs::Error::Layer { cause, .. } => {
@@ -250,6 +296,8 @@ impl Error {
                 self,
                 Self::ImageNotFound { .. }
                     | Self::RegistryDenied { .. }
+                    | Self::PushDenied { .. }
+                    | Self::UsesUnknown { .. }
                     | Self::CredentialsUnreadable { .. }
                     | Self::Http(_)
             )

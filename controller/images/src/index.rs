@@ -7,7 +7,7 @@ use microagent_base::{Digest, Silent, durable};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, Platform, Result, lock,
+    Platform, Result, lock,
     wire::{self, Descriptor},
 };
 
@@ -31,6 +31,12 @@ impl Default for Index {
 
 pub(crate) fn name(entry: &Descriptor) -> Option<&str> {
     entry.annotation(wire::REF_NAME)
+}
+
+fn unname(entry: &mut Descriptor) {
+    if let Some(annotations) = &mut entry.annotations {
+        annotations.remove(wire::REF_NAME);
+    }
 }
 
 pub(crate) fn pulled(entry: &Descriptor) -> Option<jiff::Timestamp> {
@@ -73,11 +79,9 @@ impl Index {
         if self.manifests.iter().any(|e| same_name(e) && e.digest == manifest.digest) {
             return false;
         }
+        // Workspaces may still be made from the older image, so it stays, without its name.
         for old in self.manifests.iter_mut().filter(|e| same_name(e)) {
-            // Workspaces may still be made from the older image, so it stays, without its name.
-            if let Some(annotations) = &mut old.annotations {
-                annotations.remove(wire::REF_NAME);
-            }
+            unname(old);
         }
         // A nameless entry of the same manifest is now told by this one.
         self.manifests.retain(|e| name(e).is_some() || e.digest != manifest.digest);
@@ -104,24 +108,10 @@ impl Index {
         });
     }
 
-    /// Takes out the entries of a name or a digest; the names they had.
-    pub(crate) fn take(&mut self, target: &str) -> Result<Vec<String>> {
-        let digest = target.parse::<Digest>().ok();
-        let hit = |e: &Descriptor| name(e) == Some(target) || digest == Some(e.digest);
-        let taken: Vec<_> = self
-            .manifests
-            .iter()
-            .filter(|e| hit(e))
-            .map(|e| name(e).map_or_else(|| e.digest.to_string(), str::to_owned))
-            .collect();
-        if taken.is_empty() {
-            return Err(Error::ImageNotFound {
-                reference: target.to_owned(),
-                why: "it is not in the store of this host".to_owned(),
-            });
-        }
-        self.manifests.retain(|e| !hit(e));
-        Ok(taken)
+    /// Takes the names of these entries away; the images stay.
+    pub(crate) fn unname(&mut self, of: impl Fn(&Descriptor) -> bool) {
+        self.manifests.iter_mut().filter(|e| of(e)).for_each(unname);
+        self.drop_nameless_twins();
     }
 }
 
@@ -160,7 +150,7 @@ mod tests {
         assert!(index.find("a:1", None, &arm64).is_none());
         index.put("a:1", descriptor(b"y"), &arm64);
         assert_eq!(index.find("a:1", None, &amd64).unwrap().digest, Digest::of(b"x"));
-        assert_eq!(index.take("a:1").unwrap().len(), 2);
-        assert_eq!(index.take("a:1").unwrap_err().category(), "ImageNotFound");
+        index.unname(|e| e.platform.as_ref() == Some(&arm64));
+        assert!(index.find("a:1", None, &arm64).is_none() && index.manifests.len() == 2);
     }
 }

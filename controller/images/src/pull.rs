@@ -134,7 +134,12 @@ impl Store {
         let name = reference.name();
         if policy != PullPolicy::Always || reference.digest().is_some() {
             let (store, wanted, platform, digest) = (self.clone(), name.clone(), platform.clone(), reference.digest());
-            if let Some(image) = blocking(move || store.find(&wanted, digest, &platform)).await? {
+            let find = move || {
+                // Not while another process prunes: what it decided about must not be found any longer.
+                let _in_use = lock::in_use(&store.locks())?;
+                store.find(&wanted, digest, &platform)
+            };
+            if let Some(image) = blocking(find).await? {
                 return Ok(image);
             }
         }
@@ -346,14 +351,14 @@ impl Progress for After {
 }
 
 /// Each layer once, the largest first so that the last transfer is a short one.
-fn unique(layers: &[Descriptor]) -> Vec<&Descriptor> {
+pub(crate) fn unique(layers: &[Descriptor]) -> Vec<&Descriptor> {
     let mut seen = HashSet::new();
     let mut unique: Vec<_> = layers.iter().filter(|l| seen.insert(l.digest)).collect();
     unique.sort_by_key(|l| std::cmp::Reverse(l.size));
     unique
 }
 
-async fn cancelled(progress: &dyn Progress) {
+pub(crate) async fn cancelled(progress: &dyn Progress) {
     while !progress.cancelled() {
         tokio::time::sleep(CANCEL_POLL).await;
     }

@@ -10,7 +10,6 @@
 //! A file under `blobs/` is always whole: it was verified, flushed and renamed into place.
 
 use std::{
-    collections::HashSet,
     fs::{self, File, Permissions},
     io::{Read, Write},
     os::unix::fs::PermissionsExt,
@@ -41,7 +40,7 @@ pub struct Store {
     pub(crate) root: PathBuf,
 }
 
-/// An image as `microagent images` lists it.
+/// An image of the list.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct StoredImage {
     /// The canonical name; none when a newer image has taken it.
@@ -52,21 +51,12 @@ pub struct StoredImage {
     pub platform: Platform,
     /// The bytes of its layers as stored.
     pub size: u64,
+    /// The bytes that the root disk made from it takes on the host's disk, holes not counted; none when there is none.
+    pub root_disk: Option<u64>,
     /// When it came into the store under this name.
     pub pulled: Option<jiff::Timestamp>,
     /// Whether all of it is there.
     pub complete: bool,
-}
-
-/// What [`Store::remove`] took away.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Removed {
-    /// The names, or the digests of nameless images.
-    pub references: Vec<String>,
-    /// How many blobs were deleted. Zero while another pull or build runs: the next removal deletes them.
-    pub blobs: usize,
-    /// The bytes of those blobs.
-    pub bytes: u64,
 }
 
 impl Store {
@@ -118,6 +108,7 @@ impl Store {
     /// Those of the operating system.
     pub fn list(&self) -> Result<Vec<StoredImage>> {
         let index = Index::read(&self.root)?;
+        let disks = self.baselines()?;
         let mut list = Vec::with_capacity(index.manifests.len());
         for entry in &index.manifests {
             let Some(platform) = entry.platform.clone() else { continue };
@@ -127,22 +118,12 @@ impl Store {
                 digest: entry.digest,
                 platform,
                 size: image.as_ref().map_or(0, |i| i.size),
+                root_disk: disks.iter().filter(|d| d.manifest == entry.digest).map(|d| d.allocated).max(),
                 pulled: index::pulled(entry),
                 complete: image.is_some(),
             });
         }
         Ok(list)
-    }
-
-    /// Forgets the images of a canonical name or of a manifest digest and deletes the blobs that no image has any
-    /// longer. Baselines stay, for workspaces may run from them: see [`Store::remove_baseline`].
-    ///
-    /// # Errors
-    /// [`Error::ImageNotFound`], and those of the operating system.
-    pub fn remove(&self, reference_or_digest: &str) -> Result<Removed> {
-        let references = Index::update(&self.root, |index| Ok((index.take(reference_or_digest)?, true)))?;
-        let (blobs, bytes) = self.sweep_blobs()?;
-        Ok(Removed { references, blobs, bytes })
     }
 
     /// Where a blob is or will be.
@@ -212,7 +193,7 @@ impl Store {
         Index::update(&self.root, |index| Ok(((), index.put(&image.reference, descriptor, &image.platform))))
     }
 
-    fn load(&self, entry: &Descriptor) -> Result<Option<Image>> {
+    pub(crate) fn load(&self, entry: &Descriptor) -> Result<Option<Image>> {
         let reference = index::name(entry).map_or_else(|| entry.digest.to_string(), str::to_owned);
         let Some((manifest, config)) = self.documents(&reference, entry)? else { return Ok(None) };
         let whole = manifest.layers.iter().all(|l| self.has_blob(&l.digest, l.size));
@@ -223,32 +204,6 @@ impl Store {
         let Some(bytes) = self.read_blob(&entry.digest, wire::MAX_MANIFEST)? else { return Ok(None) };
         let manifest = Manifest::of(reference, resolve::manifest(reference, &bytes)?)?;
         Ok(self.read_blob(&manifest.config.digest, wire::MAX_CONFIG)?.map(|config| (manifest, config)))
-    }
-
-    /// Deletes the blobs of no image, unless anybody is using blobs right now.
-    fn sweep_blobs(&self) -> Result<(usize, u64)> {
-        let Some(_sweep) = lock::sweep(&self.locks())? else { return Ok((0, 0)) };
-        let index = Index::read(&self.root)?;
-        let mut needed = HashSet::new();
-        for entry in &index.manifests {
-            needed.insert(entry.digest.hex());
-            let reference = entry.digest.to_string();
-            if let Some(bytes) = self.read_blob(&entry.digest, wire::MAX_MANIFEST)? {
-                let manifest = Manifest::of(&reference, resolve::manifest(&reference, &bytes)?)?;
-                needed.insert(manifest.config.digest.hex());
-                needed.extend(manifest.layers.iter().map(|l| l.digest.hex()));
-            }
-        }
-        let dir = self.root.join("blobs/sha256");
-        let (mut blobs, mut bytes) = (0, 0);
-        for file in fs::read_dir(&dir).map_err(Error::io("list", &dir))?.flatten() {
-            if file.file_name().to_str().is_some_and(|name| !needed.contains(name)) {
-                bytes += file.metadata().map_or(0, |m| m.len());
-                durable::remove_file(&file.path())?;
-                blobs += 1;
-            }
-        }
-        Ok((blobs, bytes))
     }
 
     /// Removes transfers that nobody continues. Best effort: what stays is swept another time.

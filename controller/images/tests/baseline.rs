@@ -7,7 +7,7 @@ mod support;
 use std::{fs, os::unix::fs::PermissionsExt, process::Command, sync::atomic::AtomicBool};
 
 use microagent_base::{Digest, Silent};
-use microagent_images::{Image, Store};
+use microagent_images::{Image, Remove, Store, Uses};
 use microagent_tests::image_fixture::{Compression, ImageFixture, LayerBuilder, noise_layer};
 use support::{Fixture, pull};
 
@@ -48,7 +48,8 @@ async fn a_root_disk_is_built_once_is_read_only_and_clean() {
         let cat = Command::new("debugfs").args(["-R", "cat /etc/hello"]).arg(&built.path).output().unwrap();
         assert_eq!(cat.stdout, b"hello\n");
     }
-    fixture.store.remove_baseline(&built).unwrap();
+    let removed = fixture.store.remove(&image.digest.to_string(), &Remove::default(), || Ok(Uses::default())).unwrap();
+    assert_eq!(removed.root_disks[0].image, Some(image.digest));
     assert_eq!((fixture.store.baseline(&image).unwrap(), fixture.count("baselines")), (None, 0));
 }
 
@@ -92,7 +93,8 @@ async fn a_build_that_was_killed_is_done_anew() {
     let bytes = fs::read(&first.path).unwrap();
     // Killed while writing, and killed between the disk and its description.
     for (left, name) in [("half", format!(".tmp-{}", first.key)), ("other", format!("{}.ext4", first.key))] {
-        fixture.store.remove_baseline(&first).unwrap();
+        fs::remove_file(first.path.with_extension("json")).unwrap();
+        fs::remove_file(&first.path).unwrap();
         fs::write(first.path.with_file_name(name), left).unwrap();
         assert_eq!(fixture.store.baseline(&image).unwrap(), None);
         let again = fixture.store.build_baseline(&image, &Silent).unwrap();

@@ -5,7 +5,7 @@
 mod support;
 
 use microagent_base::Digest;
-use microagent_images::{PullPolicy, host_platform};
+use microagent_images::{PullPolicy, Remove, Uses, host_platform};
 use microagent_tests::{
     image_fixture::{Compression, ImageFixture, LayerBuilder, noise_layer, push_index},
     registry::Registry,
@@ -137,13 +137,14 @@ async fn removing_an_image_keeps_the_layers_that_others_share() {
     let second = two.push(&registry, "team/two", "v1");
     pull(&fixture.store, &first).await.unwrap();
     pull(&fixture.store, &second).await.unwrap();
-    let removed = fixture.store.remove(&second).unwrap();
+    let remove = |wanted: &str| fixture.store.remove(wanted, &Remove::default(), || Ok(Uses::default()));
+    let removed = remove(&second).unwrap();
     // Its manifest, its config and its own layer.
-    assert_eq!((removed.references, removed.blobs), (vec![second], 3));
+    assert_eq!((removed.images[0].reference.as_deref(), removed.blobs.count), (Some(second.as_str()), 3));
     assert!(fixture.store.image(&one.digest()).unwrap().is_some());
-    fixture.store.remove(&one.digest().to_string()).unwrap();
+    remove(&one.digest().to_string()).unwrap();
     assert_eq!(fixture.count("blobs/sha256"), 0);
-    assert_eq!(fixture.store.remove(&first).unwrap_err().category(), "ImageNotFound");
+    assert_eq!(remove(&first).unwrap_err().category(), "ImageNotFound");
 }
 
 #[tokio::test]

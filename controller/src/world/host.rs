@@ -37,7 +37,7 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    Key, Paths, Record,
+    Key, Paths, Record, image_use,
     memory::{Boot, Fault, Stage},
     metrics::{Metrics, label::JobKind},
     observed::{Disks, MachineSight, Observed, Work},
@@ -82,6 +82,8 @@ impl Host {
         wake: mpsc::UnboundedSender<Key>,
         metrics: &Metrics,
     ) -> Result<Self, Fault> {
+        // Before any image is looked for: nobody who prunes may overlook the workspaces of this state directory.
+        image_use::register(paths).map_err(|e| host_fault(&e))?;
         let slots = Arc::new(Semaphore::new(parallelism.max(1)));
         let backends = Arc::new(Backends::default());
         let warm = backends.clone();

@@ -71,12 +71,19 @@ async fn bearer_token(registry: &Registry, challenge: &Bearer, what: &str) -> Re
         return Err(registry.invalid(&what, "its token server does not use https"));
     }
     // What is needed is asked for, whatever scope the challenge names.
-    let scope = format!("repository:{}:pull", registry.repository);
-    let mut form = vec![("scope", scope.as_str())];
+    let mut form: Vec<(&str, &str)> = registry.scopes.iter().map(|scope| ("scope", scope.as_str())).collect();
     form.extend(challenge.service.as_deref().map(|service| ("service", service)));
     let sent = match &registry.found.login {
         Some(Login::Identity(token)) => {
-            form.extend([("grant_type", "refresh_token"), ("client_id", "microagent"), ("refresh_token", token)]);
+            // One field here, with spaces between (`oauth.md`).
+            let scopes = registry.scopes.join(" ");
+            form.retain(|(name, _)| *name != "scope");
+            form.extend([
+                ("scope", scopes.as_str()),
+                ("grant_type", "refresh_token"),
+                ("client_id", "microagent"),
+                ("refresh_token", token),
+            ]);
             // A redirect would carry the token to another server.
             let http = client(is_loopback(realm.host_str().unwrap_or_default()), Policy::none())?;
             let mut body = realm.clone();

@@ -1,4 +1,4 @@
-//! One repository of one registry, as the distribution specification has it. Pull only.
+//! One repository of one registry, as the distribution specification has it.
 //!
 //! A client of its own because every body that a registry or its token server sends is bounded here, manifests and
 //! error pages included, and because credentials, redirects and causes of failure need exact rules.
@@ -6,6 +6,7 @@
 mod auth;
 mod body;
 mod reference;
+mod upload;
 
 use std::{
     net::IpAddr,
@@ -15,12 +16,13 @@ use std::{
 
 use microagent_base::Digest;
 use reqwest::{
-    Client, Response, StatusCode, Url,
+    Client, ClientBuilder, Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE, RETRY_AFTER},
     redirect::{Attempt, Policy},
 };
 
 pub use self::reference::RegistryReference;
+pub(crate) use self::upload::{Begun, Chunks, Sent};
 use crate::{Error, Result, credentials::Found, wire};
 
 /// Long enough for a slow handshake through a proxy.
@@ -37,6 +39,10 @@ pub(crate) struct Registry {
     name: String,
     repository: String,
     found: Found,
+    /// For uploads, in a registry to push to: follows no redirect, and waits as long as each request says.
+    uploads: Client,
+    /// What a token is asked for.
+    scopes: Vec<String>,
     authorization: Mutex<Option<HeaderValue>>,
 }
 
@@ -62,14 +68,31 @@ impl Registry {
             reference: reference.to_string(),
             why: format!("its registry is no host name: {e}"),
         })?;
+        let http = client(is_loopback(&name), Policy::custom(follow))?;
         Ok(Self {
-            http: client(is_loopback(&name), Policy::custom(follow))?,
+            uploads: http.clone(),
+            http,
+            scopes: vec![format!("repository:{}:pull", reference.repository())],
             base,
             name,
             repository: reference.repository().to_owned(),
             found,
             authorization: Mutex::new(None),
         })
+    }
+
+    /// As [`Registry::new`], to push to, and to take blobs from these other repositories.
+    pub(crate) fn for_push(
+        reference: &RegistryReference,
+        insecure: &[String],
+        found: Found,
+        from: &[&str],
+    ) -> Result<Self> {
+        let mut this = Self::new(reference, insecure, found)?;
+        this.uploads = built(builder(is_loopback(&this.name), Policy::none()))?;
+        this.scopes = vec![format!("repository:{}:pull,push", reference.repository())];
+        this.scopes.extend(from.iter().map(|from| format!("repository:{from}:pull")));
+        Ok(this)
     }
 
     /// `host[:port]`, as the user wrote it.
@@ -210,14 +233,21 @@ impl Registry {
     }
 }
 
-/// Makes an HTTP client. Registries on this host are never asked through a proxy.
+/// Makes an HTTP client.
 fn client(direct: bool, redirects: Policy) -> Result<Client> {
+    built(builder(direct, redirects).read_timeout(READ_TIMEOUT))
+}
+
+/// Registries on this host are never asked through a proxy.
+fn builder(direct: bool, redirects: Policy) -> ClientBuilder {
     let builder = Client::builder()
         .user_agent(concat!("microagent/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
         .redirect(redirects);
-    let builder = if direct { builder.no_proxy() } else { builder };
+    if direct { builder.no_proxy() } else { builder }
+}
+
+fn built(builder: ClientBuilder) -> Result<Client> {
     builder.build().map_err(|e| Error::Http(body::causes(e)))
 }
 

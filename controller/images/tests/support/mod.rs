@@ -60,15 +60,18 @@ pub(crate) async fn pull(store: &Store, reference: &str) -> Result<Image, Error>
 /// A request that the server got.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
+    pub(crate) method: String,
     pub(crate) path: String,
     headers: HashMap<String, String>,
+    pub(crate) bytes: Vec<u8>,
     pub(crate) body: String,
 }
 
 impl Request {
     /// A request without headers.
     pub(crate) fn bare(path: &str) -> Self {
-        Self { path: path.to_owned(), headers: HashMap::new(), body: String::new() }
+        let (method, path) = ("GET".to_owned(), path.to_owned());
+        Self { method, path, headers: HashMap::new(), bytes: Vec::new(), body: String::new() }
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
@@ -116,14 +119,23 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_cutting(answer, |_| None)
+    }
+
+    /// As [`Server::start`]. Of a request that `cut` gives a number for, only so many bytes of the body are read; it is
+    /// shown to `answer`, and the connection is ended without one.
+    pub(crate) fn start_cutting(
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+        cut: impl Fn(&Request) -> Option<usize> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let (answer, log) = (Arc::new(answer), requests.clone());
+        let (answer, cut, log) = (Arc::new(answer), Arc::new(cut), requests.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (answer, log) = (answer.clone(), log.clone());
-                std::thread::spawn(move || serve(stream, answer.as_ref(), &log));
+                let (answer, cut, log) = (answer.clone(), cut.clone(), log.clone());
+                std::thread::spawn(move || serve(stream, answer.as_ref(), cut.as_ref(), &log));
             }
         });
         Self { address, requests }
@@ -143,7 +155,12 @@ impl Server {
     }
 }
 
-fn serve(stream: TcpStream, answer: &dyn Fn(&Request) -> Reply, log: &Mutex<Vec<Request>>) {
+fn serve(
+    stream: TcpStream,
+    answer: &dyn Fn(&Request) -> Reply,
+    cut: &dyn Fn(&Request) -> Option<usize>,
+    log: &Mutex<Vec<Request>>,
+) {
     let mut writer = stream.try_clone().unwrap();
     let mut reader = BufReader::new(stream);
     loop {
@@ -151,7 +168,8 @@ fn serve(stream: TcpStream, answer: &dyn Fn(&Request) -> Reply, log: &Mutex<Vec<
         if reader.read_line(&mut line).unwrap_or(0) == 0 {
             return;
         }
-        let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        let mut words = line.split(' ').map(str::to_owned);
+        let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let mut headers = HashMap::new();
         loop {
             let mut line = String::new();
@@ -160,16 +178,25 @@ fn serve(stream: TcpStream, answer: &dyn Fn(&Request) -> Reply, log: &Mutex<Vec<
             headers.insert(name.to_lowercase(), value.trim().to_owned());
         }
         let length = headers.get("content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
-        let mut body = vec![0; length];
-        std::io::Read::read_exact(&mut reader, &mut body).unwrap();
-        let request = Request { path, headers, body: String::from_utf8(body).unwrap() };
+        let mut request = Request { method, path, headers, bytes: Vec::new(), body: String::new() };
+        let end = cut(&request);
+        request.bytes = vec![0; end.unwrap_or(length)];
+        if std::io::Read::read_exact(&mut reader, &mut request.bytes).is_err() {
+            return;
+        }
+        request.body = String::from_utf8_lossy(&request.bytes).into_owned();
         log.lock().unwrap().push(request.clone());
         let reply = answer(&request);
-        let mut head = format!("HTTP/1.1 {} x\r\nContent-Length: {}\r\n", reply.status, reply.body.len());
+        if end.is_some() {
+            return;
+        }
+        // The answer to HEAD has no body, and its length may be that of another.
+        let length = if request.method == "HEAD" { 0 } else { reply.body.len() };
+        let mut head = format!("HTTP/1.1 {} x\r\nContent-Length: {length}\r\n", reply.status);
         for (name, value) in &reply.headers {
             head += &format!("{name}: {value}\r\n");
         }
-        let end = reply.cut.unwrap_or(reply.body.len()).min(reply.body.len());
+        let end = reply.cut.unwrap_or(length).min(length);
         let sent = writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(b"\r\n"));
         if sent.and_then(|()| writer.write_all(&reply.body[..end])).is_err() {
             return;

@@ -53,7 +53,13 @@ impl Host {
             {
                 Work::Ready((done.value, None))
             }
-            _ => pull,
+            _ => match pull {
+                // It was pulled and is gone again, before anything here told that it is in use: it must be pulled anew.
+                Work::Ready((image, _)) if self.stored_image(&image.digest).is_ok_and(|image| image.is_none()) => {
+                    Work::Absent
+                }
+                pull => pull,
+            },
         }
     }
 
