@@ -52,7 +52,12 @@ impl<'a> Archive<'a> {
     }
 
     /// Begins an entry. The path has no slash in front; that of a directory ends with one.
-    pub(super) fn entry(&mut self, path: &[u8], kind: Kind<'_>, attributes: &Attributes<'_>) -> Result<(), OverlayError> {
+    pub(super) fn entry(
+        &mut self,
+        path: &[u8],
+        kind: Kind<'_>,
+        attributes: &Attributes<'_>,
+    ) -> Result<(), OverlayError> {
         let mut pax = Records::default();
         let mut header = Header::new_ustar();
         let (size, link) = match kind {
@@ -80,7 +85,10 @@ impl<'a> Archive<'a> {
         header.set_size(if size < FIRST_LARGE { size } else { 0 });
         header.set_mtime(pax.time(attributes.mtime));
         if let Kind::Char(major, minor) | Kind::Block(major, minor) = kind {
-            header.set_device_major(major).and_then(|()| header.set_device_minor(minor)).map_err(OverlayError::Write)?;
+            header
+                .set_device_major(major)
+                .and_then(|()| header.set_device_minor(minor))
+                .map_err(OverlayError::Write)?;
         }
         for (name, value) in attributes.xattrs.into_iter().flatten() {
             pax.add(&[b"SCHILY.xattr.", name.as_slice()].concat(), value);

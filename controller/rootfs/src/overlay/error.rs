@@ -22,7 +22,9 @@ pub enum OverlayError {
         misfit: Misfit,
     },
     /// The layer costs more than is allowed.
-    #[error("the layer would have more than {limit} {what}; delete what is not needed in the workspace, or halt and shrink it")]
+    #[error(
+        "the layer would have more than {limit} {what}; delete what is not needed in the workspace, or halt and shrink it"
+    )]
     Limit {
         /// What ran out.
         what: &'static str,
@@ -41,7 +43,9 @@ pub enum OverlayError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Misfit {
     /// The directory was moved, and only its new name says from where.
-    #[error("was renamed by overlayfs with a redirect; a layer has no such thing: copy the directory and delete the old one")]
+    #[error(
+        "was renamed by overlayfs with a redirect; a layer has no such thing: copy the directory and delete the old one"
+    )]
     Redirect,
     /// The file has new attributes and the contents of a lower layer.
     #[error("has its contents in a lower layer (metacopy); a layer has no such thing: write the file anew")]

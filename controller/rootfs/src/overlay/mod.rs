@@ -273,13 +273,8 @@ impl Walk<'_> {
             }
         }
         self.counted()?;
-        let attributes = Attributes {
-            mode: inode.mode,
-            uid: inode.uid,
-            gid: inode.gid,
-            mtime: inode.mtime,
-            xattrs: Some(&kept),
-        };
+        let attributes =
+            Attributes { mode: inode.mode, uid: inode.uid, gid: inode.gid, mtime: inode.mtime, xattrs: Some(&kept) };
         self.archive.entry(path, kind, &attributes)
     }
 

@@ -72,7 +72,9 @@ impl<'a> Disk<'a> {
                 Some(newer) => {
                     self.exact(newer.block * size + inside, piece)?;
                     if newer.escaped {
-                        for (byte, magic) in piece.iter_mut().zip(JOURNAL_MAGIC.to_be_bytes().iter().skip(inside as usize)) {
+                        for (byte, magic) in
+                            piece.iter_mut().zip(JOURNAL_MAGIC.to_be_bytes().iter().skip(inside as usize))
+                        {
                             *byte = *magic;
                         }
                     }

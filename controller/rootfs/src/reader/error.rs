@@ -14,7 +14,9 @@ pub enum ReadError {
         source: io::Error,
     },
     /// It is sound as far as is known, and has what is not read here.
-    #[error("the file system has {what}, which is not read here; copy what you need out of the running workspace instead")]
+    #[error(
+        "the file system has {what}, which is not read here; copy what you need out of the running workspace instead"
+    )]
     Unsupported {
         /// What, by its name.
         what: String,
@@ -30,7 +32,9 @@ pub enum ReadError {
         why: &'static str,
     },
     /// The machine did not end cleanly, and what its kernel noted for that cannot be taken up here.
-    #[error("the machine was not halted cleanly and its journal cannot be replayed here: {why}; start the workspace and halt it, then try again")]
+    #[error(
+        "the machine was not halted cleanly and its journal cannot be replayed here: {why}; start the workspace and halt it, then try again"
+    )]
     Journal {
         /// What is wrong with it, or not known.
         why: String,

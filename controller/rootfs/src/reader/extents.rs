@@ -1,13 +1,6 @@
 //! Extent trees: which blocks of the disk a file has. Read in order, with one node of each level in memory.
 
-use super::{
-    disk::Disk,
-    error::ReadError,
-    inode::Inode,
-    le16, le32,
-    superblock::Superblock,
-    wide,
-};
+use super::{disk::Disk, error::ReadError, inode::Inode, le16, le32, superblock::Superblock, wide};
 use crate::ext4::{checksum, inode_seed_of};
 
 const MAGIC: u16 = 0xf30a;

@@ -112,7 +112,9 @@ impl Inode {
     /// The root of the extent tree.
     pub(super) fn extent_root(&self) -> Result<&[u8], ReadError> {
         if self.flags & FLAG_EXTENTS == 0 {
-            return Err(ReadError::Unsupported { what: format!("{} with a block map in place of extents", self.place()) });
+            return Err(ReadError::Unsupported {
+                what: format!("{} with a block map in place of extents", self.place()),
+            });
         }
         Ok(self.map())
     }
@@ -170,9 +172,12 @@ mod tests {
 
     #[test]
     fn times_come_back_from_1901_to_2446() {
-        for (seconds, low, extra) in
-            [(0, 0, 5 << 2), (-1, u32::MAX, 5 << 2), (1 << 31, 1 << 31, (5 << 2) | 1), (15_032_385_535, 0x7fff_ffff, (5 << 2) | 3)]
-        {
+        for (seconds, low, extra) in [
+            (0, 0, 5 << 2),
+            (-1, u32::MAX, 5 << 2),
+            (1 << 31, 1 << 31, (5 << 2) | 1),
+            (15_032_385_535, 0x7fff_ffff, (5 << 2) | 3),
+        ] {
             assert_eq!(time(low, extra), Time { seconds, nanos: 5 });
         }
         assert_eq!(time(0, u32::MAX).nanos, 999_999_999);

@@ -65,7 +65,11 @@ pub(super) fn replay(fs: &FileSystem<'_>) -> Result<HashMap<u64, Replayed>, Read
         match kind {
             // The machine ended while this transaction was being written: none of it counts. Were it whole, all of it would.
             DESCRIPTOR | REVOKE if !log.has_right_tail(&block) => {
-                return if log.commits()? { Err(unusable("the checksum of a block in it is wrong")) } else { Ok(replayed) };
+                return if log.commits()? {
+                    Err(unusable("the checksum of a block in it is wrong"))
+                } else {
+                    Ok(replayed)
+                };
             }
             DESCRIPTOR => {
                 for tag in log.tags(&block) {

@@ -100,8 +100,9 @@ impl Superblock {
             return bad("the number of blocks cannot be");
         }
         let (group_blocks, group_inodes, inodes) = (le32(bytes, 0x20), le32(bytes, 0x28), le32(bytes, 0x00));
-        if !(1..=8 * block_size).contains(&group_blocks) || !(1..=8 * block_size).contains(&group_inodes) {
-            return bad("the groups are larger than their bitmaps");
+        // With `bigalloc` a bit of the block bitmap stands for many blocks.
+        if group_blocks == 0 || !(1..=8 * block_size).contains(&group_inodes) {
+            return bad("the groups cannot be");
         }
         let groups = (blocks - u64::from(first_block)).div_ceil(u64::from(group_blocks));
         if u64::from(inodes) != groups * u64::from(group_inodes) {

@@ -63,7 +63,8 @@ fn read(inode: &Inode, bytes: &[u8], mut at: usize, found: &mut Xattrs) -> Resul
             return Err(ReadError::Unsupported { what: format!("{} with the feature ea_inode", inode.place()) });
         }
         let (offset, size) = (usize::from(le16(head, 2)), le32(head, 8) as usize);
-        let value = if size == 0 { Some(&[][..]) } else { offset.checked_add(size).and_then(|end| bytes.get(offset..end)) };
+        let value =
+            if size == 0 { Some(&[][..]) } else { offset.checked_add(size).and_then(|end| bytes.get(offset..end)) };
         let (Some(value), Some(left)) = (value, room.checked_sub(size)) else {
             return bad("the value of an extended attribute lies outside of its place");
         };
