@@ -171,6 +171,14 @@ pub enum Error {
         /// The reason.
         source: Box<rootfs::Error>,
     },
+    /// A workspace's disk does not become a layer.
+    #[error("cannot make the image {reference}: {source}")]
+    Commit {
+        /// The image.
+        reference: String,
+        /// The reason.
+        source: Box<rootfs::OverlayError>,
+    },
     /// The operating system refused.
     #[error("cannot {action} {path}: {source}")]
     Io {
@@ -214,6 +222,7 @@ impl Error {
             Self::Cancelled { .. } => "Cancelled",
             Self::ImageIncomplete { .. } => "ImageIncomplete",
             Self::Build { source, .. } => source.category(),
+            Self::Commit { source, .. } => source.category(),
             Self::Io { .. } | Self::Durable(_) | Self::Lock(_) => "StoreUnusable",
             Self::Http(_) => "HttpUnusable",
         }
@@ -228,7 +237,8 @@ impl Error {
             | Self::TooLarge { .. }
             | Self::UnsupportedImage { .. }
             | Self::InvalidImage { .. }
-            | Self::PlatformNotFound { .. } => false,
+            | Self::PlatformNotFound { .. }
+            | Self::Commit { .. } => false,
             Self::Build { source, .. } => match source.as_ref() {
                 rootfs::Error::Disk { .. } | rootfs::Error::Thread(_) | rootfs::Error::Cancelled => true,
                 rootfs::Error::Layer { cause, .. } => {

@@ -10,6 +10,7 @@
 
 mod archive;
 mod baseline;
+mod commit;
 mod credentials;
 mod error;
 mod fetch;
@@ -29,6 +30,7 @@ mod store;
 mod wire;
 
 pub use baseline::Baseline;
+pub use commit::Commit;
 pub use credentials::Credentials;
 pub use error::{Error, Result};
 pub use image::{Image, ImageConfig, LayerDescriptor};
