@@ -10,7 +10,7 @@ use clap::{
 
 use crate::{
     commands::{
-        apply, completion, cp, delete, describe, doctor, events, exec, explain, get, image, kernel, logs, plan,
+        apply, commit, completion, cp, delete, describe, doctor, events, exec, explain, get, image, kernel, logs, plan,
         restart, run, supervisor, up, version, wait,
     },
     failure::USAGE,
@@ -71,6 +71,7 @@ pub(crate) enum Command {
     Restart(restart::Args),
     Events(events::Args),
     Delete(delete::Args),
+    Commit(commit::Args),
     Image(image::Args),
     Kernel(kernel::Args),
     Supervisor(supervisor::Args),

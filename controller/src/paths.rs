@@ -237,6 +237,12 @@ impl MachinePaths {
         &self.dir
     }
 
+    /// Held while the machine is started, and while its disks are read when there is none.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.dir.join("lock")
+    }
+
     /// What the supervisor and its shim own: records, sockets, logs.
     #[must_use]
     pub fn supervisor(&self) -> PathBuf {

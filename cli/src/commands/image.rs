@@ -205,7 +205,7 @@ async fn pull(store: &Store, image: ImageReference, platform: Option<Platform>, 
 }
 
 /// All of an image, for programs.
-fn whole(image: &Image) -> Value {
+pub(super) fn whole(image: &Image) -> Value {
     let layer = |l: &LayerDescriptor| json!({ "digest": l.digest, "size": l.size, "diffId": l.diff_id, "mediaType": l.media_type });
     let config = &image.config;
     json!({

@@ -1,6 +1,7 @@
 //! One file for each verb.
 
 pub(crate) mod apply;
+pub(crate) mod commit;
 pub(crate) mod completion;
 pub(crate) mod cp;
 pub(crate) mod delete;
@@ -70,6 +71,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Restart(args) => restart::run(&context, &args).await,
         Command::Events(args) => events::run(&context, &args).await,
         Command::Delete(args) => delete::run(&context, &args).await,
+        Command::Commit(args) => commit::run(&context, args).await,
         Command::Image(args) => image::run(&context, args).await,
         Command::Kernel(args) => kernel::run(&context, args).await,
         Command::Supervisor(args) => supervisor::run(&context, args).await,

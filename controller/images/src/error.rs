@@ -210,6 +210,14 @@ pub enum Error {
         /// The reason.
         source: Box<rootfs::Error>,
     },
+    /// A workspace's disk does not become a layer.
+    #[error("cannot make the image {reference}: {source}")]
+    Commit {
+        /// The image.
+        reference: String,
+        /// The reason.
+        source: Box<rootfs::OverlayError>,
+    },
     /// The operating system refused.
     #[error("cannot {action} {path}: {source}")]
     Io {
@@ -258,6 +266,7 @@ impl Error {
             Self::PushDenied { .. } => "RegistryDenied",
             Self::PushRefused { .. } => "PushRefused",
             Self::Build { source, .. } => source.category(),
+            Self::Commit { source, .. } => source.category(),
             Self::Io { .. } | Self::Durable(_) | Self::Lock(_) => "StoreUnusable",
             Self::Http(_) => "HttpUnusable",
         }
@@ -274,7 +283,8 @@ impl Error {
             | Self::InvalidImage { .. }
             | Self::PlatformNotFound { .. }
             | Self::ImageInUse { .. }
-            | Self::PushRefused { .. } => false,
+            | Self::PushRefused { .. }
+            | Self::Commit { .. } => false,
             Self::Build { source, .. } => match source.as_ref() {
                 rootfs::Error::Disk { .. } | rootfs::Error::Thread(_) | rootfs::Error::Cancelled => true,
                 rootfs::Error::Layer { cause, .. } => {

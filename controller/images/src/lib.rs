@@ -11,6 +11,7 @@
 mod archive;
 mod arrival;
 mod baseline;
+mod commit;
 mod credentials;
 mod error;
 mod export;
@@ -36,6 +37,7 @@ mod uses;
 mod wire;
 
 pub use baseline::{Arriving, Baseline};
+pub use commit::Commit;
 pub use credentials::Credentials;
 pub use error::{Error, Result};
 pub use image::{Image, ImageConfig, LayerDescriptor};

@@ -28,7 +28,9 @@ mod layout;
 mod limits;
 mod merge;
 mod numbering;
+mod overlay;
 mod path;
+mod reader;
 mod stream;
 mod stripes;
 mod tar;
@@ -39,6 +41,8 @@ pub use build::{Layer, Options, Report, build, build_arriving};
 pub use error::{Error, LayerError, LayerName, Problem};
 pub use format::{EmptyOptions, MAX_SIZE, MIN_SIZE, format};
 pub use limits::Limits;
+pub use overlay::{LayerContents, LayerOptions, Misfit, OverlayError, write_layer};
+pub use reader::ReadError;
 
 /// Changes whenever the same layers and options would give other bytes. Part of every baseline's cache key.
 pub const FORMAT_VERSION: u32 = 1;

@@ -5,6 +5,9 @@ use crate::{
     limits::{MAX_DEPTH, MAX_NAME, MAX_PATH},
 };
 
+/// What the names of whiteouts begin with.
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
+
 /// What a name in a layer means: OCI image specification, `layer.md`, "Whiteouts".
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Meaning {
@@ -35,7 +38,8 @@ pub(crate) fn normalise(raw: &[u8]) -> Result<Box<[u8]>, Problem> {
         match component {
             b"" | b"." => continue,
             b".." => return Err(Problem::Parent),
-            long if long.len() > MAX_NAME => return Err(Problem::NameTooLong),
+            // A whiteout of the longest name is longer by its mark; no file is made of it.
+            long if long.strip_prefix(WHITEOUT).unwrap_or(long).len() > MAX_NAME => return Err(Problem::NameTooLong),
             _ => {}
         }
         depth += 1;
@@ -67,7 +71,7 @@ pub(crate) fn meaning(path: &[u8]) -> Result<Meaning, Problem> {
     if directory.split(|&b| b == b'/').any(|c| c.starts_with(b".wh.")) {
         return Err(Problem::Whiteout);
     }
-    let Some(victim) = name.strip_prefix(b".wh.") else { return Ok(Meaning::Plain) };
+    let Some(victim) = name.strip_prefix(WHITEOUT) else { return Ok(Meaning::Plain) };
     match victim {
         b"" | b"." | b".." => Err(Problem::Whiteout),
         b".wh..opq" => Ok(Meaning::Opaque(directory.into())),
@@ -93,6 +97,8 @@ mod tests {
         assert_eq!(normalise(b""), Err(Problem::EmptyPath));
         assert_eq!(normalise(b"a\0b"), Err(Problem::Nul));
         assert_eq!(normalise(&[b'a'; 256]), Err(Problem::NameTooLong));
+        assert!(normalise(&[WHITEOUT, &[b'a'; 255]].concat()).is_ok());
+        assert_eq!(normalise(&[WHITEOUT, &[b'a'; 256]].concat()), Err(Problem::NameTooLong));
         assert_eq!(normalise(&b"a/".repeat(257)), Err(Problem::TooDeep));
         assert_eq!(normalise(&[b'/'; 5000]), Err(Problem::PathTooLong));
     }

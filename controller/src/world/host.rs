@@ -23,7 +23,7 @@ use super::{
     backend::{Backends, Deadlines},
     blocking::blocking,
     choice::Wanted,
-    disks,
+    commit, disks,
     facts::Facts,
     fault::{host_error, host_fault, image_fault, kernel_fault, vanished},
     guest,
@@ -163,6 +163,7 @@ impl Host {
         backend::remember(machine.dir(), &chosen)?;
         durable::private_dir(&machine.supervisor()).map_err(|e| host_fault(&e))?;
         self.watch.add(&machine.supervisor(), &record.key);
+        let _lock = commit::hold_for_start(&machine)?;
         let prepared = began.elapsed();
         tracing::info!(boot = %boot.id, backend = chosen.name, "starting the machine");
         chosen.supervisor.start(request, self.deadlines.start).map_err(|e| backend::fault(&e))?;

@@ -3,6 +3,7 @@
 mod backend;
 mod blocking;
 mod choice;
+mod commit;
 mod disks;
 mod facts;
 mod fault;
@@ -21,6 +22,7 @@ use std::future::Future;
 
 use jiff::Timestamp;
 
+pub use commit::{CommitError, CommitRequest, Committed, commit};
 pub use guest_init::{GUEST_INIT_VARIABLE, find_guest_init};
 pub use host::Host;
 pub use jobs::JobSight;

@@ -15,13 +15,14 @@ mod journal;
 mod superblock;
 mod xattr;
 
+pub(crate) use acl::from_disk as acl_from_disk;
 pub(crate) use bitmap::{BlockMap, inode_bitmap};
 pub(crate) use dir::{Name, directory_blocks};
 pub(crate) use extent::ExtentTree;
 pub(crate) use group::{Group, INODE_ZEROED, descriptor_table};
 pub(crate) use inode::{Inode, Payload, kind};
 pub(crate) use journal::{journal_blocks, journal_superblock};
-pub(crate) use superblock::{Journal, Superblock};
+pub(crate) use superblock::{Journal, SUPERBLOCK, Superblock};
 pub(crate) use xattr::{Xattr, acceptable_xattrs, attribute_block, inline_attributes};
 
 /// Bytes in a block.
@@ -58,7 +59,13 @@ pub(crate) fn fs_seed(uuid: &[u8; 16]) -> u32 {
     checksum(!0, uuid)
 }
 
-/// The seed of the checksums of an inode and of its directory and extent blocks. Generations are all zero here.
+/// The seed of the checksums of an inode that is written here, and of its directory and extent blocks: generations are all
+/// zero.
 pub(crate) fn inode_seed(fs_seed: u32, number: u32) -> u32 {
-    checksum(checksum(fs_seed, &number.to_le_bytes()), &0_u32.to_le_bytes())
+    inode_seed_of(fs_seed, number, 0)
+}
+
+/// The seed of the checksums of an inode of this generation, and of its directory and extent blocks.
+pub(crate) fn inode_seed_of(fs_seed: u32, number: u32, generation: u32) -> u32 {
+    checksum(checksum(fs_seed, &number.to_le_bytes()), &generation.to_le_bytes())
 }

@@ -8,6 +8,7 @@
 )]
 
 mod archive;
+pub(crate) mod overlay;
 
 use std::{
     fs::File,
@@ -80,7 +81,7 @@ impl Disk {
 
     /// The digest of the whole disk.
     pub(crate) fn digest(&self) -> Digest {
-        Digest::of_reader(&mut File::open(&self.path).unwrap()).unwrap().0
+        file_digest(&self.path)
     }
 
     /// Lets the kernel mount the disk; `None` where it may not.
@@ -125,4 +126,8 @@ pub(crate) fn refused(layers: Vec<Layer>) -> Error {
     File::open(&disk.path).unwrap().take(4096).read_to_end(&mut start).unwrap();
     assert!(start.iter().all(|&b| b == 0), "a failed build left a superblock");
     error
+}
+
+pub(crate) fn file_digest(path: &Path) -> Digest {
+    Digest::of_reader(&mut File::open(path).unwrap()).unwrap().0
 }
