@@ -12,6 +12,7 @@ pub mod image_fixture;
 pub mod leaks;
 pub mod qemu;
 pub mod registry;
+pub mod static_program;
 
 /// A program on `PATH`, or where Debian keeps those of the administrator.
 #[must_use]
