@@ -46,7 +46,7 @@ use tools::Tools;
 use tree::Tree;
 
 /// Files that our own configuration compiles, about: what a percentage is of.
-const FILES: u64 = 1700;
+const FILES: u64 = 1775;
 
 /// What is to be built.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

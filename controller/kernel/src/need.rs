@@ -153,6 +153,7 @@ pub(crate) const OPTIONS: &[NeededOption] = &[
     built_in(Purpose::Workspace, "SYSFS", "guest-init cannot see the devices of the guest"),
     built_in(Purpose::Workspace, "TMPFS", "secrets and run-time files have no place that is not a disk"),
     on_x86(Purpose::Qemu, "SERIAL_8250_CONSOLE", "there is no console log"),
+    on_x86(Purpose::Qemu, "SERIAL_8250_PNP", "what programs print does not reach the console log"),
     on_x86(Purpose::Qemu, "ACPI", "the guest finds none of its devices"),
     on_x86(Purpose::Qemu, "PVH", "an ELF kernel cannot be entered, and the slower bzImage is booted"),
     built_in(Purpose::Firecracker, "VIRTIO_MMIO", "the guest finds none of its devices"),
