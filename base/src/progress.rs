@@ -18,6 +18,11 @@ pub trait Progress: Send + Sync {
     /// The work is at this step.
     fn step(&self, step: Step);
 
+    /// The work, whose size is no number of bytes, is done to this percentage.
+    fn share(&self, what: &str, percent: u8) {
+        self.step(Step { what: format!("{what}: {percent} %"), done: 0, total: None });
+    }
+
     /// Whether nobody wants the work any longer. Work looks at least once a mebibyte and then ends with an error.
     fn cancelled(&self) -> bool {
         false

@@ -154,6 +154,12 @@ _microagent() {
             microagent__subcmd__help__subcmd__image,remove)
                 cmd="microagent__subcmd__help__subcmd__image__subcmd__remove"
                 ;;
+            microagent__subcmd__help__subcmd__kernel,build)
+                cmd="microagent__subcmd__help__subcmd__kernel__subcmd__build"
+                ;;
+            microagent__subcmd__help__subcmd__kernel,check)
+                cmd="microagent__subcmd__help__subcmd__kernel__subcmd__check"
+                ;;
             microagent__subcmd__help__subcmd__kernel,install)
                 cmd="microagent__subcmd__help__subcmd__kernel__subcmd__install"
                 ;;
@@ -205,6 +211,12 @@ _microagent() {
             microagent__subcmd__image__subcmd__help,remove)
                 cmd="microagent__subcmd__image__subcmd__help__subcmd__remove"
                 ;;
+            microagent__subcmd__kernel,build)
+                cmd="microagent__subcmd__kernel__subcmd__build"
+                ;;
+            microagent__subcmd__kernel,check)
+                cmd="microagent__subcmd__kernel__subcmd__check"
+                ;;
             microagent__subcmd__kernel,help)
                 cmd="microagent__subcmd__kernel__subcmd__help"
                 ;;
@@ -225,6 +237,12 @@ _microagent() {
                 ;;
             microagent__subcmd__kernel,verify)
                 cmd="microagent__subcmd__kernel__subcmd__verify"
+                ;;
+            microagent__subcmd__kernel__subcmd__help,build)
+                cmd="microagent__subcmd__kernel__subcmd__help__subcmd__build"
+                ;;
+            microagent__subcmd__kernel__subcmd__help,check)
+                cmd="microagent__subcmd__kernel__subcmd__help__subcmd__check"
                 ;;
             microagent__subcmd__kernel__subcmd__help,help)
                 cmd="microagent__subcmd__kernel__subcmd__help__subcmd__help"
@@ -916,8 +934,36 @@ _microagent() {
             return 0
             ;;
         microagent__subcmd__help__subcmd__kernel)
-            opts="list install verify remove"
+            opts="list install build check verify remove"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__help__subcmd__kernel__subcmd__build)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__help__subcmd__kernel__subcmd__check)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -1374,7 +1420,7 @@ _microagent() {
             return 0
             ;;
         microagent__subcmd__kernel)
-            opts="-n -v -h --state-dir --cache-dir --namespace --verbose --help list ls install verify remove rm help"
+            opts="-n -v -h --state-dir --cache-dir --namespace --verbose --help list ls install build check verify remove rm help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1403,9 +1449,125 @@ _microagent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        microagent__subcmd__kernel__subcmd__help)
-            opts="list install verify remove help"
+        microagent__subcmd__kernel__subcmd__build)
+            opts="-o -n -v -h --fragment --jobs --version --output --state-dir --cache-dir --namespace --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --fragment)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --jobs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --version)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__kernel__subcmd__check)
+            opts="-o -n -v -h --output --state-dir --cache-dir --namespace --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --output)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__kernel__subcmd__help)
+            opts="list install build check verify remove help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__kernel__subcmd__help__subcmd__build)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__kernel__subcmd__help__subcmd__check)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

@@ -254,18 +254,20 @@ complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from help" -f -a "inspect" -d 'Show how an image on this host wants to be run'
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from help" -f -a "remove" -d 'Remove images from this host, with the root disks made from them'
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
-complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
-complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -s n -l namespace -d 'The namespace' -r
-complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -s v -l verbose -d 'Tell more; give it twice for everything'
-complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -s h -l help -d 'Print help'
-complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -f -a "list" -d 'Show the kernels that are installed'
-complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -f -a "ls" -d 'Show the kernels that are installed'
-complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -f -a "install" -d 'Install a kernel: the distribution\'s signed package, or a file'
-complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -f -a "verify" -d 'Check that installed kernels are whole and have the drivers that guests need'
-complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -f -a "remove" -d 'Remove installed kernels'
-complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -f -a "rm" -d 'Remove installed kernels'
-complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install verify remove rm help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install build check verify remove rm help" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install build check verify remove rm help" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install build check verify remove rm help" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install build check verify remove rm help" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install build check verify remove rm help" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install build check verify remove rm help" -f -a "list" -d 'Show the kernels that are installed'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install build check verify remove rm help" -f -a "ls" -d 'Show the kernels that are installed'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install build check verify remove rm help" -f -a "install" -d 'Install a kernel: the distribution\'s signed package, or a file'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install build check verify remove rm help" -f -a "build" -d 'Build a lean kernel of the distribution\'s signed source, and install it'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install build check verify remove rm help" -f -a "check" -d 'Ask the host\'s package sources whether they have a newer kernel than those installed'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install build check verify remove rm help" -f -a "verify" -d 'Check that installed kernels are whole and have what workspaces, backends and workloads need'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install build check verify remove rm help" -f -a "remove" -d 'Remove installed kernels'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install build check verify remove rm help" -f -a "rm" -d 'Remove installed kernels'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install build check verify remove rm help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from list" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
 wide\t'More columns'
 json\t'JSON'
@@ -298,6 +300,29 @@ complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish
 complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from install" -s n -l namespace -d 'The namespace' -r
 complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from install" -s v -l verbose -d 'Tell more; give it twice for everything'
 complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from install" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from build" -l fragment -d 'A file of options that are added to ours, such as CONFIG_BTRFS_FS=y; a later one wins' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from build" -l jobs -d 'How many programs run at a time [default: as many as there are CPUs]' -r
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from build" -l version -d 'Of the source of this version, or one that starts so [default: the newest]' -r
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from build" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from build" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from build" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from build" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from build" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from build" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from check" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from check" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from check" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from check" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from check" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from verify" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
 wide\t'More columns'
 json\t'JSON'
@@ -320,7 +345,9 @@ complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish
 complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from rm" -s h -l help -d 'Print help'
 complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from help" -f -a "list" -d 'Show the kernels that are installed'
 complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from help" -f -a "install" -d 'Install a kernel: the distribution\'s signed package, or a file'
-complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from help" -f -a "verify" -d 'Check that installed kernels are whole and have the drivers that guests need'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from help" -f -a "build" -d 'Build a lean kernel of the distribution\'s signed source, and install it'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from help" -f -a "check" -d 'Ask the host\'s package sources whether they have a newer kernel than those installed'
+complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from help" -f -a "verify" -d 'Check that installed kernels are whole and have what workspaces, backends and workloads need'
 complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from help" -f -a "remove" -d 'Remove installed kernels'
 complete -c microagent -n "__fish_microagent_using_subcommand kernel; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c microagent -n "__fish_microagent_using_subcommand supervisor; and not __fish_seen_subcommand_from conformance help" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
@@ -402,6 +429,8 @@ complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_s
 complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from image" -f -a "remove" -d 'Remove images from this host, with the root disks made from them'
 complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from kernel" -f -a "list" -d 'Show the kernels that are installed'
 complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from kernel" -f -a "install" -d 'Install a kernel: the distribution\'s signed package, or a file'
-complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from kernel" -f -a "verify" -d 'Check that installed kernels are whole and have the drivers that guests need'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from kernel" -f -a "build" -d 'Build a lean kernel of the distribution\'s signed source, and install it'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from kernel" -f -a "check" -d 'Ask the host\'s package sources whether they have a newer kernel than those installed'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from kernel" -f -a "verify" -d 'Check that installed kernels are whole and have what workspaces, backends and workloads need'
 complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from kernel" -f -a "remove" -d 'Remove installed kernels'
 complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from supervisor" -f -a "conformance" -d 'Run an executable through the whole supervisor protocol, and tell which promises it keeps'

@@ -10,7 +10,8 @@ use crate::rules;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum KernelSource {
-    /// The newest kernel that is installed for this host's architecture, else that of the distribution's package.
+    /// The newest kernel that is installed for this host's architecture, one that was built before others; else that of the
+    /// distribution's package.
     #[default]
     Default,
     /// A kernel image on the host, named by `path`.
@@ -21,6 +22,8 @@ pub enum KernelSource {
     Oci,
     /// The distribution's signed kernel package, through the host's package manager.
     Package,
+    /// Built on the host of the distribution's signed kernel source, with what guests need and nothing else.
+    Build,
 }
 
 impl KernelSource {
@@ -33,6 +36,7 @@ impl KernelSource {
             Self::Url => "url",
             Self::Oci => "oci",
             Self::Package => "package",
+            Self::Build => "build",
         }
     }
 }
@@ -52,11 +56,12 @@ impl KernelSource {
     .message("`sha256` goes with `source: url` or `source: path`").field_path(".sha256"))]
 #[x_kube(validation = Rule::new("!has(self.modules) || self.source == 'path'")
     .message("`modules` goes with `source: path`").field_path(".modules"))]
-#[x_kube(validation = Rule::new("!has(self.version) || self.source == 'package' || self.source == 'default'")
-    .message("`version` goes with `source: package` or `source: default`").field_path(".version"))]
+#[x_kube(validation = Rule::new("!has(self.version) || self.source == 'package' || self.source == 'build' || self.source == 'default'")
+    .message("`version` goes with `source: package`, `source: build` or `source: default`").field_path(".version"))]
 pub struct KernelSpec {
-    /// Where the kernel comes from: `default`, `path`, `url`, `oci` or `package`. Default: `default`, which takes the
-    /// newest kernel installed on the host, and installs the distribution's package when there is none.
+    /// Where the kernel comes from: `default`, `path`, `url`, `oci`, `package` or `build`. Default: `default`, which takes the
+    /// newest kernel installed on the host, one that was built before others, and installs the distribution's package when there is
+    /// none. `build` builds a lean one when there is none: 5 to 30 minutes, and the host needs a compiler.
     #[serde(default)]
     pub source: KernelSource,
     /// With `source: path`: the kernel on the host, a bzImage or an ELF vmlinux. Absolute.

@@ -181,6 +181,10 @@ reasons! {
     PackageManagerFailed,
     /// The host has no package manager that kernels can be had from; name one with `kernel.source: path`.
     PackageManagerMissing,
+    /// The host lacks programs that build a kernel; the message has the command that installs them.
+    BuildToolsMissing,
+    /// The kernel's build failed; the message has its end and the place of its log.
+    KernelBuildFailed,
     /// The kernel is of a form that the backend cannot boot.
     UnsupportedKernel,
     /// The kernel lacks a driver that every machine needs.

@@ -56,12 +56,32 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host with nothing on it but the kernels that all tests share.
+    /// A host with nothing on it but the kernels that all tests share, or those in the store that `MICROAGENT_TEST_KERNELS` names.
     ///
     /// # Panics
     /// When the programs were not built, or the file system refuses.
     #[must_use]
     pub fn new() -> Self {
+        let given = env::var_os("MICROAGENT_TEST_KERNELS").map(PathBuf::from);
+        Self::with_kernels(&given.unwrap_or_else(|| test_cache().join("kernels")))
+    }
+
+    /// A host on the lean kernel that `scripts/lean-kernel` built; or, after a line that says how to build one, none.
+    ///
+    /// # Panics
+    /// As [`Host::new`].
+    #[must_use]
+    pub fn lean(test: &str) -> Option<Self> {
+        let kernels = test_cache().join("lean/kernels");
+        let built = fs::read_dir(kernels.join("kernels")).is_ok_and(|mut all| all.next().is_some());
+        if !built {
+            println!("SKIP {test}: needs a lean kernel, which `scripts/lean-kernel` builds in 5 to 30 minutes");
+            return None;
+        }
+        Some(Self::with_kernels(&kernels))
+    }
+
+    fn with_kernels(kernels: &Path) -> Self {
         for name in ["microagent", "microagent-controller", "microagent-supervisor-qemu"] {
             assert!(bin_dir().join(name).exists(), "{name} is not in {}: run scripts/build first", bin_dir().display());
         }
@@ -69,8 +89,7 @@ impl Host {
         let dir = tempfile::Builder::new().prefix("microagent-host-").tempdir().unwrap();
         fs::create_dir(dir.path().join("folder")).unwrap();
         fs::create_dir(dir.path().join("cache")).unwrap();
-        let kernels = test_cache().join("kernels");
-        fs::create_dir_all(&kernels).unwrap();
+        fs::create_dir_all(kernels).unwrap();
         std::os::unix::fs::symlink(kernels, dir.path().join("cache/kernels")).unwrap();
         let supervisor = bin_dir().join("microagent-supervisor-qemu");
         Self { dir, controller: None, supervisor, guest_init: guest_init(), fake: None }

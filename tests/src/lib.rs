@@ -13,6 +13,7 @@ pub mod leaks;
 pub mod page;
 pub mod qemu;
 pub mod registry;
+pub mod static_program;
 
 /// A program on `PATH`, or where Debian keeps those of the administrator.
 #[must_use]

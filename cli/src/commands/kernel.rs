@@ -1,13 +1,15 @@
 //! `microagent kernel`
 
 use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use jiff::Timestamp;
 use microagent_base::Progress;
-use microagent_kernel::{Kernel, KernelSource, KernelStore, Need, Verification};
+use microagent_kernel::{Fragment, Kernel, KernelSource, KernelStore, Need, Purpose, Recipe, Verification};
 use serde_json::{Value, json};
 
 use super::{Interrupt, signal_code};
@@ -34,7 +36,7 @@ enum Verb {
     },
     /// Install a kernel: the distribution's signed package, or a file
     Install {
-        /// default, package, package:NAME, or the path of a kernel
+        /// default, package, package:NAME, build, or the path of a kernel
         #[arg(default_value = "default")]
         source: String,
         /// This version, or one that starts so
@@ -46,7 +48,30 @@ enum Verb {
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Check that installed kernels are whole and have the drivers that guests need
+    /// Build a lean kernel of the distribution's signed source, and install it
+    #[command(after_help = "A build takes 5 to 30 minutes. One that is interrupted goes on where it stopped.")]
+    Build {
+        /// A file of options that are added to ours, such as CONFIG_BTRFS_FS=y; a later one wins
+        #[arg(long = "fragment", value_name = "FILE")]
+        fragments: Vec<PathBuf>,
+        /// How many programs run at a time [default: as many as there are CPUs]
+        #[arg(long, value_name = "N")]
+        jobs: Option<NonZeroUsize>,
+        /// Of the source of this version, or one that starts so [default: the newest]
+        #[arg(long)]
+        version: Option<String>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Ask the host's package sources whether they have a newer kernel than those installed
+    Check {
+        /// The kernels, by version or id [default: all]
+        #[arg(value_name = "KERNEL")]
+        kernels: Vec<String>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Check that installed kernels are whole and have what workspaces, backends and workloads need
     Verify {
         /// The kernels, by version or id [default: all]
         #[arg(value_name = "KERNEL")]
@@ -70,6 +95,12 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
         Verb::Install { source, version, modules, output } => {
             install(store, parse(&source, modules)?, version, output.output).await
         }
+        Verb::Build { fragments, jobs, version, output } => {
+            let fragments =
+                fragments.iter().map(|path| Fragment::read(path)).collect::<Result<_, _>>().map_err(told)?;
+            build(store, Recipe { fragments, jobs }, version, output.output).await
+        }
+        Verb::Check { kernels, output } => check(store, &kernels, output.output).await,
         Verb::Verify { kernels, output } => verify(&store, &kernels, output.output),
         Verb::Remove { kernels } => {
             for kernel in chosen(&store, &kernels)? {
@@ -81,11 +112,12 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
     }
 }
 
-/// `default`, `package[:NAME]` or a path.
+/// `default`, `package[:NAME]`, `build` or a path.
 fn parse(source: &str, modules: Option<PathBuf>) -> Result<KernelSource> {
     let parsed = match source {
         "default" => KernelSource::Default,
         "package" => KernelSource::Package { name: None, version: None },
+        "build" => KernelSource::Build(Recipe::default()),
         _ => match source.strip_prefix("package:") {
             Some(name) => KernelSource::Package { name: Some(name.to_owned()), version: None },
             None => {
@@ -101,27 +133,82 @@ fn parse(source: &str, modules: Option<PathBuf>) -> Result<KernelSource> {
 }
 
 async fn install(store: KernelStore, source: KernelSource, version: Option<String>, format: Format) -> Result<u8> {
+    match long(move |progress| store.install(&source, version.as_deref(), progress)).await? {
+        Ok(kernel) => installed(&kernel, format),
+        Err(number) => Ok(signal_code(number)),
+    }
+}
+
+async fn build(store: KernelStore, recipe: Recipe, version: Option<String>, format: Format) -> Result<u8> {
+    match long(move |progress| store.build(&recipe, version.as_deref(), progress)).await? {
+        Ok(kernel) => {
+            for option in kernel.build.iter().flat_map(|build| &build.untaken) {
+                output::note(&format!("left out, as nothing of a workspace needs it: {option}"));
+            }
+            installed(&kernel, format)
+        }
+        Err(number) => Ok(signal_code(number)),
+    }
+}
+
+/// Does long work with bars, on a thread where it may block. The inner error is the number of the signal that ended it.
+async fn long<T: Send + 'static>(
+    work: impl FnOnce(&dyn Progress) -> microagent_kernel::Result<T> + Send + 'static,
+) -> Result<Result<T, i32>> {
     let bars = Arc::new(Bars::new());
     let mut interrupt = Interrupt::listen()?;
     let progress = Arc::clone(&bars);
-    let mut work = tokio::task::spawn_blocking(move || {
-        let progress: &dyn Progress = &*progress;
-        store.install(&source, version.as_deref(), progress)
-    });
-    let installed = tokio::select! {
-        installed = &mut work => installed?,
+    let mut work = tokio::task::spawn_blocking(move || work(&*progress));
+    let ended = tokio::select! {
+        ended = &mut work => ended?,
         number = interrupt.next() => {
             bars.cancel();
             let _ = work.await;
             bars.clear();
-            return Ok(signal_code(number));
+            return Ok(Err(number));
         }
     };
     bars.clear();
-    let kernel = installed.map_err(|e| Failure::new(format!("{}: {e}", e.category())))?;
-    match output::structured(format, &value(&kernel))? {
+    ended.map(Ok).map_err(told)
+}
+
+fn told(error: microagent_kernel::Error) -> Failure {
+    Failure::new(format!("{}: {error}", error.category()))
+}
+
+fn installed(kernel: &Kernel, format: Format) -> Result<u8> {
+    match output::structured(format, &value(kernel))? {
         Some(text) => output::print(&text)?,
         None => output::line(&format!("{} {}", kernel.version, kernel.id))?,
+    }
+    Ok(0)
+}
+
+/// What the package sources have for each kernel.
+async fn check(store: KernelStore, wanted: &[String], format: Format) -> Result<u8> {
+    let kernels = chosen(&store, wanted)?;
+    let found = long(move |progress| {
+        kernels.into_iter().map(|kernel| store.newer(&kernel, progress).map(|newer| (kernel, newer))).collect()
+    });
+    let found: Vec<(Kernel, Option<String>)> = match found.await? {
+        Ok(found) => found,
+        Err(number) => return Ok(signal_code(number)),
+    };
+    let mut table = Table::new(&["VERSION", "ID", "SOURCE", "PACKAGE", "NEWER"]);
+    let mut values = Vec::new();
+    for (kernel, newer) in &found {
+        let package = kernel.package.clone().unwrap_or_default();
+        let says = match (newer, &kernel.package) {
+            (Some(newer), _) => newer.clone(),
+            (None, Some(_)) => "none".to_owned(),
+            (None, None) => "not known: it came from a file".to_owned(),
+        };
+        table.row([kernel.version.clone(), kernel.id.short(), short_source(&kernel.source), package, says]);
+        values.push(json!({ "version": kernel.version, "id": kernel.id, "package": kernel.package, "newer": newer }));
+    }
+    match output::structured(format, &values)? {
+        Some(text) => output::print(&text)?,
+        None => output::print(&table.render(""))?,
     }
     Ok(0)
 }
@@ -169,6 +256,7 @@ fn value(kernel: &Kernel) -> Value {
         "arch": kernel.arch.to_string(),
         "source": kernel.source,
         "package": kernel.package,
+        "build": kernel.build,
         "packages": kernel.packages,
         "image": kernel.image,
         "vmlinux": kernel.vmlinux,
@@ -204,13 +292,24 @@ fn verify(store: &KernelStore, wanted: &[String], format: Format) -> Result<u8> 
     let mut table = Table::new(&["VERSION", "ID", "RESULT", "WHY"]);
     let (mut values, mut good) = (Vec::new(), true);
     for kernel in &kernels {
-        let wrong = faults(&store.verify(kernel)?);
+        let found = store.verify(kernel)?;
+        let wrong = faults(&found);
         good &= wrong.is_empty();
         let result = if wrong.is_empty() { "ok" } else { "failed" };
         let why =
             if wrong.is_empty() { "whole, with every driver that guests need".to_owned() } else { wrong.join("; ") };
         table.row([kernel.version.clone(), kernel.id.short(), result.to_owned(), why]);
-        values.push(json!({ "version": kernel.version, "id": kernel.id, "ok": wrong.is_empty(), "faults": wrong }));
+        let lacks = lacks(kernel, &found);
+        for (purpose, missing) in &lacks {
+            for missing in missing {
+                let why = format!("for {purpose}: {missing}");
+                table.row([kernel.version.clone(), kernel.id.short(), "lacks".to_owned(), why]);
+            }
+        }
+        values.push(json!({
+            "version": kernel.version, "id": kernel.id, "ok": wrong.is_empty(), "faults": wrong,
+            "lacks": lacks.into_iter().collect::<BTreeMap<_, _>>(),
+        }));
     }
     match output::structured(format, &values)? {
         Some(text) => output::print(&text)?,
@@ -223,6 +322,21 @@ fn faults(found: &Verification) -> Vec<String> {
     let mut faults: Vec<_> = found.corrupted.iter().map(|c| format!("{}: {}", c.path.display(), c.reason)).collect();
     faults.extend(found.missing(Need::REQUIRED));
     faults
+}
+
+/// What the kernel lacks for what not every workspace has or does.
+fn lacks(kernel: &Kernel, found: &Verification) -> Vec<(&'static str, Vec<String>)> {
+    let mut all = Vec::new();
+    for purpose in Purpose::ALL.iter().copied().filter(|purpose| *purpose != Purpose::Workspace) {
+        let mut missing = found.missing_for(purpose);
+        if purpose == Purpose::Qemu && kernel.vmlinux.is_some() && !kernel.pvh {
+            missing.push("the ELF note of the PVH entry, without which the slower bzImage is booted".to_owned());
+        }
+        if !missing.is_empty() {
+            all.push((purpose.label(), missing));
+        }
+    }
+    all
 }
 
 #[cfg(test)]

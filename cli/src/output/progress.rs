@@ -89,6 +89,27 @@ impl Progress for Bars {
         }
     }
 
+    fn share(&self, what: &str, percent: u8) {
+        let what = human::one_line(what);
+        match &mut *self.shown() {
+            Shown::Bars { all, bars } => {
+                let bar = bars.entry(what.clone()).or_insert_with(|| {
+                    let bar = all.add(ProgressBar::new(100).with_message(what));
+                    bar.set_style(template("{msg:40!} [{bar:25}] {pos:>3} %"));
+                    bar
+                });
+                bar.set_position(u64::from(percent));
+            }
+            Shown::Lines { last } => {
+                let now = Instant::now();
+                if last.get(&what).is_none_or(|&then| now - then >= QUIET) {
+                    super::note(&format!("{what}: {percent} %"));
+                    last.insert(what, now);
+                }
+            }
+        }
+    }
+
     fn cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
@@ -106,13 +127,16 @@ fn plain(step: &Step) -> String {
 }
 
 fn style(total: bool) -> ProgressStyle {
-    let template = if total {
+    template(if total {
         "{msg:40!} [{bar:25}] {bytes:>11}/{total_bytes:11} {bytes_per_sec:>13}"
     } else {
         "{spinner} {msg:60!} {bytes:>11}"
-    };
+    })
+}
+
+fn template(text: &str) -> ProgressStyle {
     // A template that does not parse is a fault of this file; the default bar is still a bar.
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+    ProgressStyle::with_template(text).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
 
 #[cfg(test)]

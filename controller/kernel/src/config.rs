@@ -18,6 +18,18 @@ pub enum Setting {
     Value(String),
 }
 
+impl Setting {
+    /// What stands behind the `=`; `None` for `n`, which is how an option that is off may be written.
+    pub(crate) fn parse(value: &str) -> Option<Self> {
+        match value {
+            "y" => Some(Self::BuiltIn),
+            "m" => Some(Self::Module),
+            "n" => None,
+            other => Some(Self::Value(other.trim_matches('"').to_owned())),
+        }
+    }
+}
+
 /// The options of a kernel that are set. One that is absent is not set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config(BTreeMap<String, Setting>);
@@ -28,13 +40,7 @@ impl Config {
     pub fn parse(text: &str) -> Self {
         let settings = text.lines().filter_map(|line| {
             let (name, value) = line.trim().strip_prefix("CONFIG_")?.split_once('=')?;
-            let setting = match value {
-                "y" => Setting::BuiltIn,
-                "m" => Setting::Module,
-                "n" => return None,
-                other => Setting::Value(other.trim_matches('"').to_owned()),
-            };
-            Some((name.to_owned(), setting))
+            Some((name.to_owned(), Setting::parse(value)?))
         });
         Self(settings.collect())
     }

@@ -106,9 +106,60 @@ pub enum Error {
         /// What was asked for.
         wanted: String,
     },
+    /// A configuration fragment is none.
+    #[error("{name}, line {line}: {reason}")]
+    FragmentInvalid {
+        /// The fragment.
+        name: String,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A configuration fragment takes away what guests need.
+    #[error("{name} changes CONFIG_{option}, without which {without}; leave that option out of the fragment")]
+    FragmentRefused {
+        /// The fragment.
+        name: String,
+        /// The option, without `CONFIG_`.
+        option: String,
+        /// What fails without it.
+        without: String,
+    },
+    /// The kernel's own rules do not let an option be as it must.
+    #[error(
+        "the kernel source does not take the configuration: {}; add what an option needs to the fragment, or leave the option out",
+        options.join("; ")
+    )]
+    ConfigRefused {
+        /// Each option, with what refused it.
+        options: Vec<String>,
+    },
+    /// The host lacks programs that build a kernel.
+    #[error("building a kernel needs {}, which are not on this host; install them with `{command}`", missing.join(", "))]
+    ToolsMissing {
+        /// The programs and headers.
+        missing: Vec<String>,
+        /// What installs them on Debian and Ubuntu.
+        command: String,
+    },
+    /// The kernel's build failed.
+    #[error(
+        "building the kernel failed ({status}): {}; the whole log is {log}; the next attempt goes on from there",
+        lines.join(" / ")
+    )]
+    BuildFailed {
+        /// How it ended.
+        status: String,
+        /// The last lines that it printed.
+        lines: Vec<String>,
+        /// All that it printed.
+        log: PathBuf,
+    },
     /// No space is left.
     #[error(
-        "the disk is full: cannot {action} {path}; free some space there (a kernel takes up to 300 MiB while it is installed)"
+        "the disk is full: cannot {action} {path}; free some space there (a kernel takes up to 300 MiB while it is installed, \
+         and 3 GiB while it is built)"
     )]
     DiskFull {
         /// The verb of the failed step.
@@ -151,6 +202,11 @@ impl Error {
             Self::KernelCorrupted { .. } => "KernelCorrupted",
             Self::WrongArchitecture { .. } => "WrongArchitecture",
             Self::WrongVersion { .. } => "WrongVersion",
+            Self::FragmentInvalid { .. } => "FragmentInvalid",
+            Self::FragmentRefused { .. } => "FragmentRefused",
+            Self::ConfigRefused { .. } => "ConfigRefused",
+            Self::ToolsMissing { .. } => "BuildToolsMissing",
+            Self::BuildFailed { .. } => "KernelBuildFailed",
             Self::DiskFull { .. } => "DiskFull",
             Self::Cancelled => "Cancelled",
             Self::Io { .. } | Self::Lock(_) => "KernelStoreUnavailable",

@@ -9,7 +9,10 @@ use jiff::Timestamp;
 use microagent_base::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::{arch::Arch, config::Config, error::Result, need::Need, stage::read_text, verify::Presence, version};
+use crate::{
+    arch::Arch, build::BuildRecord, config::Config, error::Result, need::Need, stage::read_text, verify::Presence,
+    version,
+};
 
 /// The name of the record in a kernel's directory.
 pub(crate) const RECORD: &str = "kernel.json";
@@ -23,10 +26,12 @@ pub struct Kernel {
     pub version: String,
     /// What it is built for.
     pub arch: Arch,
-    /// Where it came from: `package`, or `path:` and the path.
+    /// Where it came from: `package`, `build`, or `path:` and the path.
     pub source: String,
     /// The package that holds the image, as the package manager spells it: `linux-image-6.1.0-56-cloud-amd64=6.1.192-2`.
     pub package: Option<String>,
+    /// How it was built; `None` for one that was not built on this host.
+    pub build: Option<BuildRecord>,
     /// All packages that it was taken from.
     pub packages: Vec<PackageId>,
     /// The kernel as it was packaged: a `bzImage`, an ELF `vmlinux`, or an arm64 `Image`.
@@ -75,6 +80,9 @@ pub(crate) struct Record {
     pub(crate) content: Content,
     pub(crate) source: String,
     pub(crate) packages: Vec<PackageId>,
+    /// How it was built, where it was built on this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) build: Option<BuildRecord>,
     pub(crate) installed_at: Timestamp,
 }
 
@@ -140,6 +148,10 @@ impl Content {
     }
 }
 
+fn package_of(packages: &[PackageId]) -> Option<&PackageId> {
+    packages.iter().find(|p| p.name.starts_with("linux-image")).or(packages.first())
+}
+
 impl Kernel {
     pub(crate) fn new(dir: &Path, id: Digest, record: Record) -> Self {
         let content = &record.content;
@@ -150,13 +162,14 @@ impl Kernel {
             .map(|m| Module { name: m.name.clone(), path: Some(at(&m.file)), builtin: false })
             .chain(content.built_in.iter().map(|name| Module { name: name.clone(), path: None, builtin: true }))
             .collect();
-        let package = record.packages.iter().find(|p| p.name.starts_with("linux-image")).or(record.packages.first());
+        let package = package_of(&record.packages);
         Self {
             id,
             version: content.version.clone(),
             arch: content.arch,
             source: record.source.clone(),
             package: package.map(|p| format!("{}={}", p.name, p.version)),
+            build: record.build.clone(),
             packages: record.packages.clone(),
             image: at(&content.image),
             vmlinux: content.vmlinux.as_ref().map(at),
@@ -167,6 +180,11 @@ impl Kernel {
             dir: dir.to_owned(),
             record,
         }
+    }
+
+    /// The package that holds the image or the source; `None` for a kernel of a file.
+    pub(crate) fn package_id(&self) -> Option<&PackageId> {
+        package_of(&self.packages)
     }
 
     /// The build configuration; `None` when the kernel came with none.

@@ -12,7 +12,6 @@ use std::{
 use microagent_base::Digest;
 
 mod apt;
-mod process;
 
 pub(crate) use apt::Apt;
 
@@ -84,6 +83,14 @@ impl Stanza {
     /// The download's size in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.field("Size").parse().unwrap_or(0)
+    }
+
+    /// The digest of the package, from the signed index.
+    pub(crate) fn digest(&self) -> Result<Digest> {
+        format!("sha256:{}", self.field("SHA256")).parse().map_err(|_| Error::CorruptedPackage {
+            path: PathBuf::from(self.spec()),
+            reason: "the package index gives no SHA-256 digest for it".to_owned(),
+        })
     }
 
     /// `name=version`.

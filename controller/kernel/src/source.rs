@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-/// The `kernel.source` of a workspace. `url`, `oci` and `build` are to follow.
+use crate::build::Recipe;
+
+/// The `kernel.source` of a workspace. `url` and `oci` are to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KernelSource {
-    /// The newest installed kernel that verifies; when there is none, [`KernelSource::Package`].
+    /// The newest installed kernel that verifies, a built one before others; when there is none, [`KernelSource::Package`].
     Default,
     /// A kernel image on this host.
     Path {
@@ -21,6 +23,8 @@ pub enum KernelSource {
         /// The exact package version; without it the one that the package manager prefers.
         version: Option<String>,
     },
+    /// Built on this host of the distribution's kernel source, with what guests need and nothing else.
+    Build(Recipe),
 }
 
 impl KernelSource {
@@ -31,6 +35,7 @@ impl KernelSource {
             Self::Default => "default".to_owned(),
             Self::Path { kernel, .. } => format!("path:{}", kernel.display()),
             Self::Package { .. } => "package".to_owned(),
+            Self::Build(_) => "build".to_owned(),
         }
     }
 
@@ -40,6 +45,7 @@ impl KernelSource {
             Self::Default => "default".to_owned(),
             Self::Path { kernel, modules } => format!("path\0{kernel:?}\0{modules:?}"),
             Self::Package { name, version } => format!("package\0{name:?}\0{version:?}"),
+            Self::Build(recipe) => format!("build\0{}", recipe.fingerprint()),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! sources/KEY-HEX.json     that a source once gave that kernel
 //! initramfs/HEX-KEY.cpio   made of that kernel; beside it a .json
 //! apt/                     package lists of our own, where the system's do not do
+//! build/                   a kernel that is being built
 //! tmp/                     work under way; swept by the next holder of the lock
 //! ```
 
@@ -22,11 +23,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     arch::Arch,
+    build::{Recipe, Workshop},
     error::{Error, Result, io_error},
     initramfs::{self, Initramfs},
     kernel::{Content, Kernel, RECORD, Record},
+    modules::Index,
     need::Need,
+    package::{Apt, Wanted},
     source::KernelSource,
+    stage::Staged,
     verify::{Corruption, Presence, Stamp, Verification, difference, revision},
     version,
 };
@@ -117,9 +122,9 @@ impl KernelStore {
 
     /// What an earlier installation from `source` gave, the newest when there were several; no network is used.
     /// `version` is a release or package version, whole or up to a separator (`6.1`). For [`KernelSource::Default`] it is
-    /// the newest kernel whose files are as installed and that is known to have every driver a workspace needs, those of
-    /// packages before others: the kernel that one workspace names by its path must not become that of all. A file of
-    /// [`KernelSource::Path`] that was replaced since counts as not installed.
+    /// the newest kernel whose files are as installed and that is known to have every driver a workspace needs: those that were built
+    /// before those of packages, as they start faster, and both before others: the kernel that one workspace names by its path must not
+    /// become that of all. A file of [`KernelSource::Path`] that was replaced since counts as not installed.
     ///
     /// # Errors
     /// The store cannot be read.
@@ -127,7 +132,7 @@ impl KernelStore {
         let fits = |kernel: &Kernel| kernel.arch == self.arch && version.is_none_or(|pin| kernel.matches_version(pin));
         if *source == KernelSource::Default {
             let mut kernels: Vec<Kernel> = self.list()?.into_iter().filter(fits).filter(is_known_good).collect();
-            kernels.sort_by_key(|kernel| kernel.packages.is_empty());
+            kernels.sort_by_key(|kernel| (kernel.build.is_none(), kernel.packages.is_empty()));
             for kernel in kernels {
                 if self.check(&kernel)?.corrupted.is_empty() {
                     return Ok(Some(kernel));
@@ -153,19 +158,111 @@ impl KernelStore {
     }
 
     /// Gives the kernel of `source`, installing it when there is none that verifies: from the network only then. A kernel is
-    /// refused that lacks what every workspace needs. Waits for another installation into the same store.
+    /// refused that lacks what every workspace needs. Waits for another installation into the same store; a build does not keep others
+    /// waiting.
     ///
     /// # Errors
     /// Each cause is a variant of [`Error`]; nothing half-made is left.
     pub fn install(&self, source: &KernelSource, version: Option<&str>, progress: &dyn Progress) -> Result<Kernel> {
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
         self.sweep()?;
         if let Some(kernel) = self.find(source, version)?
             && self.verify(&kernel)?.corrupted.is_empty()
         {
             return Ok(kernel);
         }
-        install::install(self, source, version, progress)
+        let wanted = |name, exact| Wanted { name, version: exact, pin: version, arch: self.arch };
+        match source {
+            KernelSource::Path { kernel, modules } => {
+                install::of_path(self, source, (kernel, modules.as_deref()), version, progress)
+            }
+            KernelSource::Package { name, version: exact } => {
+                install::of_package(self, source, &wanted(name.as_deref(), exact.as_deref()), version, progress)
+            }
+            // What `default` downloads is found again by whoever asks for the package.
+            KernelSource::Default => {
+                let package = KernelSource::Package { name: None, version: None };
+                install::of_package(self, &package, &wanted(None, None), version, progress)
+            }
+            KernelSource::Build(recipe) => {
+                drop(lock);
+                self.build(recipe, version, progress)
+            }
+        }
+    }
+
+    /// Builds the kernel of a recipe of the newest source that the host's package sources have, or of the newest whose version is
+    /// pinned, and installs it. One that was built of the same source, configuration and tools and verifies is not built again. An
+    /// interrupted build goes on where it stopped.
+    ///
+    /// # Errors
+    /// Each cause is a variant of [`Error`]; nothing half-made is installed.
+    pub fn build(&self, recipe: &Recipe, version: Option<&str>, progress: &dyn Progress) -> Result<Kernel> {
+        let source = KernelSource::Build(recipe.clone());
+        let workshop = Workshop {
+            dir: self.dir.join("build"),
+            arch: self.arch,
+            programs: self.programs.as_deref(),
+            apt: self.apt()?,
+        };
+        let plan = workshop.plan(recipe, version, progress)?;
+        if let Some(kernel) = self.built(plan.key)? {
+            let _lock = self.lock()?;
+            self.bind(&source, kernel.id, Vec::new())?;
+            return Ok(kernel);
+        }
+        let built = workshop.build(&plan, progress)?;
+        let _lock = self.lock()?;
+        self.sweep()?;
+        let parts = install::Parts {
+            staged: Staged { image: built.image.clone(), config: Some(built.config.clone()), index: Index::default() },
+            packages: built.packages.clone(),
+            build: Some(built.record.clone()),
+        };
+        let kernel = install::finish(self, &source, parts, version, progress)?;
+        built.clear()?;
+        Ok(kernel)
+    }
+
+    /// The installed kernel that was built so, when its files are as they were.
+    fn built(&self, key: Digest) -> Result<Option<Kernel>> {
+        let is_it = |kernel: &Kernel| kernel.build.as_ref().is_some_and(|build| build.key == key);
+        for kernel in self.list()?.into_iter().filter(is_it) {
+            if self.verify(&kernel)?.corrupted.is_empty() {
+                return Ok(Some(kernel));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The newer kernel that the host's package sources have for an installed one, in their words (`linux-image-…=6.1.193-1`): of the
+    /// package or of the source that it came from. `None` when there is none, and for a kernel that came from a file. The host's package
+    /// lists are read as they are; nothing is downloaded.
+    ///
+    /// # Errors
+    /// The package manager is missing or fails, or no longer knows any kernel.
+    pub fn newer(&self, kernel: &Kernel, progress: &dyn Progress) -> Result<Option<String>> {
+        let Some(have) = kernel.package_id() else { return Ok(None) };
+        let apt = self.apt()?;
+        let candidate = if kernel.build.is_some() {
+            apt.newest_source(None, progress)?
+        } else {
+            let wanted = Wanted { name: None, version: None, pin: None, arch: self.arch };
+            let packages = apt.newest(&wanted, progress)?;
+            let image = packages.iter().find(|package| package.name().starts_with("linux-image")).or(packages.first());
+            let Some(image) = image else { return Ok(None) };
+            image.clone()
+        };
+        let newer = version::compare(candidate.version(), &have.version).is_gt();
+        Ok(newer.then(|| candidate.spec()))
+    }
+
+    fn apt(&self) -> Result<Apt> {
+        let state = self.dir.join("apt");
+        match &self.programs {
+            Some(programs) => Ok(Apt::at(programs.clone(), &state)),
+            None => Apt::find(&state),
+        }
     }
 
     /// Reads every installed file of a kernel again and holds it against what was installed, and the kernel against what
@@ -304,5 +401,7 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     Ok(out)
 }
 
+#[cfg(test)]
+mod built_tests;
 #[cfg(test)]
 mod tests;

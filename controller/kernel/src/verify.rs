@@ -7,7 +7,7 @@ use microagent_base::Digest;
 use crate::{
     error::{Error, Result},
     kernel::{FileRecord, Kernel},
-    need::{Need, OPTIONS},
+    need::{Need, OPTIONS, Purpose},
 };
 
 /// How a kernel gives a driver or an option.
@@ -30,7 +30,7 @@ pub struct Verification {
     pub corrupted: Vec<Corruption>,
     /// Each driver of [`Need::ALL`].
     pub drivers: Vec<DriverCheck>,
-    /// Options that every workspace needs, empty when the kernel came with no configuration.
+    /// Options that are needed, each with its purpose; empty when the kernel came with no configuration.
     pub options: Vec<OptionCheck>,
 }
 
@@ -61,6 +61,8 @@ pub struct DriverCheck {
 /// One option that must be built in.
 #[derive(Clone, Debug)]
 pub struct OptionCheck {
+    /// What needs it.
+    pub purpose: Purpose,
     /// Its name, without `CONFIG_`.
     pub option: &'static str,
     /// How the kernel gives it; a module does not count.
@@ -75,8 +77,15 @@ impl Verification {
     pub fn missing(&self, needs: &[Need]) -> Vec<String> {
         let drivers = self.drivers.iter().filter(|d| needs.contains(&d.need) && d.presence == Presence::Missing);
         let drivers = drivers.map(|d| describe(d.module, d.option, d.without));
-        let options = self.options.iter().filter(|o| o.presence == Presence::Missing);
-        drivers.chain(options.map(|o| format!("CONFIG_{}, without which {}", o.option, o.without))).collect()
+        drivers.chain(self.missing_for(Purpose::Workspace)).collect()
+    }
+
+    /// The options that are known to be missing for a purpose, each with what fails without it. A kernel that lacks some for another
+    /// purpose than [`Purpose::Workspace`] may well be used where that purpose is none.
+    #[must_use]
+    pub fn missing_for(&self, purpose: Purpose) -> Vec<String> {
+        let options = self.options.iter().filter(|o| o.purpose == purpose && o.presence == Presence::Missing);
+        options.map(|o| format!("CONFIG_{}, without which {}", o.option, o.without)).collect()
     }
 
     /// Whether the files are as installed and nothing of `needs` is known to be missing.
@@ -104,9 +113,9 @@ impl Verification {
         let drivers = Need::ALL.iter().map(check).collect();
         let config = kernel.config()?;
         let options = config.iter().flat_map(|config| {
-            OPTIONS.iter().map(|&(option, without)| {
-                let presence = if config.is_built_in(option) { Presence::BuiltIn } else { Presence::Missing };
-                OptionCheck { option, presence, without }
+            OPTIONS.iter().filter(|needed| needed.is_for(kernel.arch)).map(|needed| {
+                let presence = if config.is_built_in(needed.option) { Presence::BuiltIn } else { Presence::Missing };
+                OptionCheck { purpose: needed.purpose, option: needed.option, presence, without: needed.without }
             })
         });
         Ok(Self { corrupted: Vec::new(), drivers, options: options.collect() })

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use microagent_crds::{Acceleration, KernelSource as SpecKernelSource, WorkspaceSpec};
-use microagent_kernel::{Kernel, KernelSource, Need, Presence};
+use microagent_kernel::{Kernel, KernelSource, Need, Presence, Recipe};
 use microagent_supervisor_protocol as supervisor;
 
 /// The source, and the version that is pinned.
@@ -14,6 +14,7 @@ pub(super) fn kernel_source(spec: &WorkspaceSpec) -> (KernelSource, Option<Strin
             KernelSource::Path { kernel: PathBuf::from(path), modules: kernel.modules.as_ref().map(PathBuf::from) }
         }
         (SpecKernelSource::Package, _) => KernelSource::Package { name: None, version: None },
+        (SpecKernelSource::Build, _) => KernelSource::Build(Recipe::default()),
         // `url` and `oci` are refused when the manifest is read.
         _ => KernelSource::Default,
     };

@@ -2,13 +2,13 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use microagent_tests::{
     host::Host,
     qemu::{arguments_of, value},
+    static_program,
 };
 
 /// What a bare machine's kernel is told.
@@ -34,12 +34,12 @@ impl Bare {
         let uid = host.object(name)["metadata"]["uid"].as_str().unwrap().to_owned();
         let mut command = without_devices(arguments_of(&uid).expect("the machine's QEMU runs"));
         let initramfs = value(&mut command, "-initrd");
-        let Some(init) = build_init(host.scratch()) else {
+        let Some(init) = static_program::compile("benches/bare/init.rs", host.scratch().join("bare-init")) else {
             eprintln!("bare boot not measured: no static init could be built");
             return None;
         };
         let bare = host.scratch().join("bare.cpio");
-        fs::write(&bare, with_init(&fs::read(&*initramfs).unwrap(), &init)).unwrap();
+        fs::write(&bare, with_init(&fs::read(&*initramfs).unwrap(), &fs::read(init).unwrap())).unwrap();
         *initramfs = bare.to_string_lossy().into_owned();
         Some(Self { command })
     }
@@ -78,18 +78,6 @@ fn without_devices(args: Vec<String>) -> Vec<String> {
         }
     }
     kept
-}
-
-/// The bare init, compiled and linked statically.
-fn build_init(work: &Path) -> Option<Vec<u8>> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/bare/init.rs");
-    let out: PathBuf = work.join("bare-init");
-    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
-    let built = Command::new("rustc")
-        .args(["--edition", "2024", "-O", "-C", "panic=abort", "-C", "strip=symbols", "--target", &target, "-o"])
-        .args([&out, &source])
-        .status();
-    built.is_ok_and(|status| status.success()).then(|| fs::read(out).unwrap())
 }
 
 /// An initramfs ("newc" cpio) with the content of `/init` replaced.

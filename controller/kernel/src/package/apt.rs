@@ -11,17 +11,18 @@ use std::{
 
 use microagent_base::{Progress, durable, progress::Step};
 
-use super::{
-    Fetched, Stanza, Wanted, collect, is_pinned, kernel_release,
-    process::{Output, run},
-};
+use super::{Fetched, Stanza, Wanted, collect, is_pinned, kernel_release};
 use crate::{
     error::{Error, Result, io_error},
+    process::{Output, Stream, run},
     version,
 };
 
 /// A kernel is split into at most four packages; a meta package adds one.
 const MAX_PACKAGES: usize = 8;
+
+/// How the names of packages of kernel sources begin.
+const SOURCE_PREFIX: &str = "linux-source-";
 
 /// Hooks that the host has for its own updates must not run for ours: they clean or notify the system.
 const NO_HOOKS: &str = "#clear APT::Update::Pre-Invoke;\n#clear APT::Update::Post-Invoke;\n\
@@ -60,30 +61,81 @@ impl Apt {
         Self { programs, state: state.to_owned() }
     }
 
-    /// Downloads the packages of one kernel into `dir`, first by the system's package lists, then by fresh private ones.
+    /// Downloads the packages of one kernel into `dir`.
     pub(crate) fn fetch(&self, wanted: &Wanted<'_>, dir: &Path, progress: &dyn Progress) -> Result<Fetched> {
+        self.by_any_lists(progress, |lists| {
+            let packages = self.find_kernel(lists, wanted, progress)?;
+            self.download(lists, &packages, dir, progress)
+        })
+    }
+
+    /// The packages of one kernel, as the lists have them; nothing is downloaded.
+    pub(crate) fn newest(&self, wanted: &Wanted<'_>, progress: &dyn Progress) -> Result<Vec<Stanza>> {
+        self.by_any_lists(progress, |lists| self.find_kernel(lists, wanted, progress))
+    }
+
+    /// The package of the newest kernel source, or of the newest whose version is pinned; nothing is downloaded.
+    pub(crate) fn newest_source(&self, pin: Option<&str>, progress: &dyn Progress) -> Result<Stanza> {
+        self.by_any_lists(progress, |lists| {
+            progress.step(Step { what: "looking for the kernel source".to_owned(), done: 0, total: None });
+            self.find_source(lists, pin, progress)?.ok_or_else(|| Error::KernelNotFound {
+                what: pin.map_or("source package".to_owned(), |pin| format!("source package of version {pin}")),
+                why: "the package sources of this host have no such `linux-source` package".to_owned(),
+                remedy: "add the source that has it, or use `kernel.source: package`".to_owned(),
+            })
+        })
+    }
+
+    /// Downloads a package into `dir`.
+    pub(crate) fn fetch_package(&self, package: &Stanza, dir: &Path, progress: &dyn Progress) -> Result<Fetched> {
+        let packages = std::slice::from_ref(package);
+        self.by_any_lists(progress, |lists| self.download(lists, packages, dir, progress))
+    }
+
+    /// Does something by the system's package lists, and where that fails by fresh private ones.
+    fn by_any_lists<T>(&self, progress: &dyn Progress, attempt: impl Fn(Lists) -> Result<T>) -> Result<T> {
         self.prepare()?;
-        match self.fetch_by(Lists::System, wanted, dir, progress) {
+        match attempt(Lists::System) {
             // Unknown here, or gone from the mirror since the lists were fetched: fresh lists tell.
             Err(Error::KernelNotFound { .. } | Error::PackageManagerFailed { .. }) => {}
             other => return other,
         }
         progress.step(Step { what: "fetching the package lists".to_owned(), done: 0, total: None });
         let updated = self.run(Lists::Private, "apt-get", &["update"], None, progress, |_| ())?;
-        match self.fetch_by(Lists::Private, wanted, dir, progress) {
+        match attempt(Lists::Private) {
             // One broken source among several is no reason to fail, unless it is the one that has the kernel.
             Err(Error::KernelNotFound { .. }) if !updated.status.success() => Err(failed("apt-get update", &updated)),
             other => other,
         }
     }
 
-    fn fetch_by(&self, lists: Lists, wanted: &Wanted<'_>, dir: &Path, progress: &dyn Progress) -> Result<Fetched> {
+    fn find_kernel(&self, lists: Lists, wanted: &Wanted<'_>, progress: &dyn Progress) -> Result<Vec<Stanza>> {
         progress.step(Step { what: "looking for the kernel package".to_owned(), done: 0, total: None });
-        let packages = self.resolve(lists, wanted, progress)?.ok_or_else(|| Error::KernelNotFound {
+        self.resolve(lists, wanted, progress)?.ok_or_else(|| Error::KernelNotFound {
             what: wanted.describe(),
             why: "the package sources of this host do not have it".to_owned(),
             remedy: "correct `kernel.version`, add the source that has it, or set `kernel.source: path`".to_owned(),
-        })?;
+        })
+    }
+
+    /// Debian and Ubuntu name the packages of kernel sources `linux-source-` and the line of versions.
+    fn find_source(&self, lists: Lists, pin: Option<&str>, progress: &dyn Progress) -> Result<Option<Stanza>> {
+        let output = self.run(lists, "apt-cache", &["pkgnames", SOURCE_PREFIX], None, progress, |_| ())?;
+        let line_of = |name: &str| name.strip_prefix(SOURCE_PREFIX).map(str::to_owned).unwrap_or_default();
+        let mut names: Vec<&str> = output.stdout.lines().filter(|name| is_line(&line_of(name))).collect();
+        names.sort_by(|a, b| version::compare(&line_of(b), &line_of(a)));
+        for name in names {
+            // All versions only where one of them is asked for: the first is the one that apt prefers.
+            for stanza in self.show(lists, name, pin.is_some(), progress)? {
+                if pin.is_none_or(|pin| version::matches(pin, stanza.version())) {
+                    return Ok(Some(stanza));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn download(&self, lists: Lists, packages: &[Stanza], dir: &Path, progress: &dyn Progress) -> Result<Fetched> {
         let total: u64 = packages.iter().map(Stanza::size).sum();
         let what = format!("downloading {}", packages.first().map_or("", Stanza::name));
         let specs: Vec<String> = packages.iter().map(Stanza::spec).collect();
@@ -97,7 +149,7 @@ impl Apt {
         if !output.status.success() {
             return Err(failed(&format!("apt-get download {}", specs.join(" ")), &output));
         }
-        collect(&packages, dir)
+        collect(packages, dir)
     }
 
     /// The packages of the kernel that is wanted, without the meta package that led to them.
@@ -194,7 +246,7 @@ impl Apt {
         arguments: &[&str],
         dir: Option<&Path>,
         progress: &dyn Progress,
-        line: impl FnMut(&str),
+        mut line: impl FnMut(&str),
     ) -> Result<Output> {
         let path = self.programs.join(program);
         let mut command = Command::new(&path);
@@ -240,8 +292,17 @@ impl Apt {
             command.current_dir(dir);
         }
         tracing::debug!(program, ?arguments, ?lists, "running the package manager");
-        run(command, &path, progress, line)
+        run(command, &path, progress, |stream, text| {
+            if stream == Stream::Stdout {
+                line(text);
+            }
+        })
     }
+}
+
+/// Whether it is a line of versions, such as `6.12`: there are packages of patches and of headers with like names.
+fn is_line(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit()) && text.bytes().all(|b| b.is_ascii_digit() || b == b'.')
 }
 
 /// The percentage in a line for `APT::Status-Fd`: `dlstatus:1:45.2:Retrieving file 1 of 1`.

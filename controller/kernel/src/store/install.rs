@@ -14,6 +14,7 @@ use microagent_base::{Digest, Progress, durable, progress::Step};
 use super::KernelStore;
 use crate::{
     arch::Arch,
+    build::BuildRecord,
     compression::{Compression, Limited},
     config::{Config, embedded},
     elf::Elf,
@@ -21,32 +22,60 @@ use crate::{
     image::{self, Format, MAX_IMAGE, read_bounded},
     kernel::{Content, FileRecord, Kernel, ModuleRecord, PackageId, RECORD, Record},
     need::Need,
-    package::{Apt, Fetched, Wanted},
+    package::{Fetched, Wanted},
     source::KernelSource,
     stage::{self, Staged, read_text},
     verify::{missing_for_any_workspace, require, revision},
 };
 
-/// Installs the kernel of `source`. The caller holds the lock.
-pub(super) fn install(
+/// The parts of a kernel, and where they came from.
+pub(super) struct Parts {
+    pub(super) staged: Staged,
+    pub(super) packages: Vec<PackageId>,
+    pub(super) build: Option<BuildRecord>,
+}
+
+/// Installs a kernel of the host's files. The caller holds the lock.
+pub(super) fn of_path(
     store: &KernelStore,
     source: &KernelSource,
+    (kernel, modules): (&Path, Option<&Path>),
     version: Option<&str>,
     progress: &dyn Progress,
 ) -> Result<Kernel> {
+    let staged = stage::from_path(kernel, modules)?;
+    finish(store, source, Parts { staged, packages: Vec::new(), build: None }, version, progress)
+}
+
+/// Installs a kernel of the distribution's packages, which `source` is. The caller holds the lock.
+pub(super) fn of_package(
+    store: &KernelStore,
+    source: &KernelSource,
+    wanted: &Wanted<'_>,
+    version: Option<&str>,
+    progress: &dyn Progress,
+) -> Result<Kernel> {
+    let work = work(store)?;
+    let (staged, packages) = download(store, wanted, work.path(), progress)?;
+    finish(store, source, Parts { staged, packages, build: None }, version, progress)
+}
+
+/// A directory that goes when it is dropped, or with the next holder of the lock.
+fn work(store: &KernelStore) -> Result<tempfile::TempDir> {
     let tmp = store.dir.join("tmp");
-    let work = tempfile::tempdir_in(&tmp).map_err(io_error("create a directory in", &tmp))?;
-    let (staged, packages) = match source {
-        KernelSource::Path { kernel, modules } => (stage::from_path(kernel, modules.as_deref())?, Vec::new()),
-        KernelSource::Package { name, version: exact } => {
-            let wanted = Wanted { name: name.as_deref(), version: exact.as_deref(), pin: version, arch: store.arch };
-            download(store, &wanted, work.path(), progress)?
-        }
-        KernelSource::Default => {
-            let wanted = Wanted { name: None, version: None, pin: version, arch: store.arch };
-            download(store, &wanted, work.path(), progress)?
-        }
-    };
+    tempfile::tempdir_in(&tmp).map_err(io_error("create a directory in", &tmp))
+}
+
+/// Puts a kernel in place, and remembers that `source` gave it. The caller holds the lock.
+pub(super) fn finish(
+    store: &KernelStore,
+    source: &KernelSource,
+    parts: Parts,
+    version: Option<&str>,
+    progress: &dyn Progress,
+) -> Result<Kernel> {
+    let Parts { staged, packages, build } = parts;
+    let work = work(store)?;
     // Looked at before the files are read: a change during the reading makes the next look install again.
     let origins = if packages.is_empty() { origins(&staged)? } else { Vec::new() };
 
@@ -54,10 +83,7 @@ pub(super) fn install(
     let made = work.path().join("kernel");
     let content = choose(&staged, &made, store.arch, progress)?;
     let id = content.id()?;
-    // What `default` downloads is found again by whoever asks for the package.
-    let package = KernelSource::Package { name: None, version: None };
-    let source = if *source == KernelSource::Default { &package } else { source };
-    let record = Record { content, source: source.label(), packages, installed_at: Timestamp::now() };
+    let record = Record { content, source: source.label(), packages, build, installed_at: Timestamp::now() };
     durable::write_json(&made.join(RECORD), &record)?;
 
     let kernel = Kernel::new(&made, id, record.clone());
@@ -83,12 +109,7 @@ fn download(
     work: &Path,
     progress: &dyn Progress,
 ) -> Result<(Staged, Vec<PackageId>)> {
-    let state = store.dir.join("apt");
-    let apt = match &store.programs {
-        Some(programs) => Apt::at(programs.clone(), &state),
-        None => Apt::find(&state)?,
-    };
-    let Fetched { files, ids } = apt.fetch(wanted, &work.join("packages"), progress)?;
+    let Fetched { files, ids } = store.apt()?.fetch(wanted, &work.join("packages"), progress)?;
     let parts = work.join("parts");
     fs::create_dir(&parts).map_err(io_error("create directory", &parts))?;
     Ok((stage::from_packages(&files, &parts, progress)?, ids))

@@ -57,7 +57,7 @@ impl Host {
 }
 
 fn config(also: &str) -> String {
-    let options = OPTIONS.iter().map(|(option, _)| *option).chain([also]);
+    let options = OPTIONS.iter().map(|needed| needed.option).filter(|option| *option != "VIRTIO_MMIO").chain([also]);
     options.map(|option| format!("CONFIG_{option}=y\n")).collect()
 }
 

@@ -1,15 +1,17 @@
-//! Runs a program of the package manager: bounded output, each line seen as it comes, ended when cancelled.
+//! Runs a program of the host: bounded output, each line seen as it comes, ended with all that it started when cancelled.
 
 use std::{
     io::{BufRead, BufReader, Read},
+    os::unix::process::CommandExt,
     path::Path,
-    process::{Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, RecvTimeoutError, Sender},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use microagent_base::Progress;
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::error::{Error, Result, io_error};
 
@@ -19,6 +21,8 @@ const MAX_OUTPUT: u64 = 16 << 20;
 const LAST_LINES: usize = 8;
 /// A line is cut behind this many characters in messages.
 const LINE_LENGTH: usize = 300;
+/// How long a program that is to end has for it: make removes the files that it has half written.
+const GRACE: Duration = Duration::from_secs(5);
 /// How soon a cancellation is noticed while the program is silent.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -30,7 +34,14 @@ pub(crate) struct Output {
     pub(crate) last: Vec<String>,
 }
 
-/// Runs the program to its end. `line` sees each line of its standard output.
+/// Where a line was printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// Runs the program to its end, in a process group of its own. `line` sees each line as it comes.
 ///
 /// # Errors
 /// It cannot be started, or the work was cancelled and the program ended.
@@ -38,33 +49,31 @@ pub(crate) fn run(
     mut command: Command,
     program: &Path,
     progress: &dyn Progress,
-    mut line: impl FnMut(&str),
+    mut line: impl FnMut(Stream, &str),
 ) -> Result<Output> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(io_error("start", program))?;
     let (sender, lines) = mpsc::channel();
     if let Some(stdout) = child.stdout.take() {
-        forward(stdout, true, sender.clone());
+        forward(stdout, Stream::Stdout, sender.clone());
     }
     if let Some(stderr) = child.stderr.take() {
-        forward(stderr, false, sender);
+        forward(stderr, Stream::Stderr, sender);
     }
     let mut stdout = String::new();
     let mut last: Vec<String> = Vec::new();
     loop {
         if progress.cancelled() {
-            // Its helpers end when they lose it.
-            let _ = child.kill();
-            let _ = child.wait();
+            end(&mut child);
             return Err(Error::Cancelled);
         }
-        let (is_stdout, text) = match lines.recv_timeout(LOOK) {
+        let (stream, text) = match lines.recv_timeout(LOOK) {
             Ok(received) => received,
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        if is_stdout {
-            line(&text);
+        line(stream, &text);
+        if stream == Stream::Stdout {
             stdout.push_str(&text);
             stdout.push('\n');
         }
@@ -79,14 +88,30 @@ pub(crate) fn run(
     Ok(Output { status, stdout, last })
 }
 
-fn forward(stream: impl Read + Send + 'static, is_stdout: bool, sender: Sender<(bool, String)>) {
+/// Asks the program and all that it started to end, and ends what does not.
+fn end(child: &mut Child) {
+    let group = Pid::from_child(child);
+    let _ = kill_process_group(group, Signal::TERM);
+    let patience = Instant::now() + GRACE;
+    while Instant::now() < patience {
+        // Once it is waited for, its number may be another's.
+        if !matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
+        thread::sleep(LOOK);
+    }
+    let _ = kill_process_group(group, Signal::KILL);
+    let _ = child.wait();
+}
+
+fn forward(stream: impl Read + Send + 'static, which: Stream, sender: Sender<(Stream, String)>) {
     thread::spawn(move || {
         let mut reader = BufReader::new(stream.take(MAX_OUTPUT));
         let mut line = Vec::new();
         while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
             let text = String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned();
             line.clear();
-            if sender.send((is_stdout, text)).is_err() {
+            if sender.send((which, text)).is_err() {
                 break;
             }
         }
@@ -109,17 +134,19 @@ mod tests {
     fn both_streams_are_read_and_the_last_lines_that_say_something_are_kept() {
         let script = "for n in 1 2 3 4 5 6 7 8 9; do echo line $n; done; echo; echo dlstatus:1:2:x; exit 3";
         let mut seen = 0;
-        let output = run(shell(script), Path::new("sh"), &Silent, |_| seen += 1).unwrap();
+        let output =
+            run(shell(script), Path::new("sh"), &Silent, |stream, _| seen += u32::from(stream == Stream::Stdout))
+                .unwrap();
         assert_eq!((output.status.code(), seen), (Some(3), 11));
         assert_eq!(output.last.first().map(String::as_str), Some("line 2"));
-        let output = run(shell("echo bad >&2"), Path::new("sh"), &Silent, |_| ()).unwrap();
+        let output = run(shell("echo bad >&2"), Path::new("sh"), &Silent, |_, _| ()).unwrap();
         assert_eq!((output.stdout.as_str(), output.last), ("", vec!["bad".to_owned()]));
     }
 
     #[test]
     fn a_silent_program_is_ended_when_nobody_wants_it() {
         let cancelled = AtomicBool::new(true);
-        let result = run(shell("exec sleep 60"), Path::new("sh"), &cancelled, |_| ());
+        let result = run(shell("exec sleep 60"), Path::new("sh"), &cancelled, |_, _| ());
         assert!(matches!(result, Err(Error::Cancelled)));
     }
 }
