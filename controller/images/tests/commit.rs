@@ -9,10 +9,11 @@ use std::{
     io::{self, Read, Write},
     process::Command,
     sync::mpsc,
+    time::Duration,
 };
 
 use microagent_base::{Digest, Silent};
-use microagent_images::{Commit, Image, ImageReference, PullPolicy, Store};
+use microagent_images::{Commit, Image, ImageReference, PullPolicy, Remove, Store, Uses};
 use microagent_rootfs::OverlayError;
 use microagent_tests::image_fixture::{BuiltImage, Compression, ImageFixture, LayerBuilder};
 use serde_json::Value;
@@ -140,10 +141,11 @@ async fn nothing_of_a_base_is_swept_while_it_is_committed() {
         .store
         .commit_layer(&commit(&base, &name), |out| {
             // Another process removes the base meanwhile.
-            tell.send(other.remove(&reference).unwrap()).unwrap();
+            let how = Remove { wait: Duration::ZERO, ..Remove::default() };
+            tell.send(other.remove(&reference, &how, || Ok(Uses::default()))).unwrap();
             write(out).map(drop)
         })
         .unwrap();
-    assert_eq!(told.recv().unwrap().blobs, 0);
+    assert_eq!(told.recv().unwrap().unwrap_err().category(), "StoreBusy");
     assert_eq!(fixture.store.image(&image.digest).unwrap(), Some(image));
 }
