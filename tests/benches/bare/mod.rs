@@ -1,5 +1,7 @@
 //! The floor of a boot: the same QEMU, kernel and initramfs, with an init that prints its clock and powers off.
 
+#![allow(dead_code, reason = "each bench uses its part")]
+
 use std::{
     fs,
     process::{Command, Stdio},
