@@ -61,7 +61,7 @@ pub(crate) fn verify(disk: &File) -> Fs<&File> {
 /// Now and then `e2fsck` looks too, where it is installed: it counts blocks and links, which the reader does not.
 fn check(disk: &File) {
     static CALLS: AtomicU32 = AtomicU32::new(0);
-    if CALLS.fetch_add(1, Ordering::Relaxed) % 64 != 0 {
+    if !CALLS.fetch_add(1, Ordering::Relaxed).is_multiple_of(64) {
         return;
     }
     let path = format!("/proc/{}/fd/{}", std::process::id(), disk.as_raw_fd());

@@ -17,7 +17,7 @@ use std::{
 };
 
 use microagent_base::{Digest, Silent};
-use microagent_rootfs::{Error, Layer, Options, Report, build};
+use microagent_rootfs::{Error, Layer, LayerError, Options, Problem, Report, build};
 use tempfile::TempDir;
 
 #[allow(unused_imports, reason = "each test program uses a part")]
@@ -125,4 +125,21 @@ pub(crate) fn refused(layers: Vec<Layer>) -> Error {
     File::open(&disk.path).unwrap().take(4096).read_to_end(&mut start).unwrap();
     assert!(start.iter().all(|&b| b == 0), "a failed build left a superblock");
     error
+}
+
+/// What is wrong with the layer that an error is about.
+pub(crate) fn cause(error: Error) -> LayerError {
+    match error {
+        Error::Layer { cause, .. } => cause,
+        other => panic!("{other}"),
+    }
+}
+
+/// A layer of these entries is refused for this reason.
+#[track_caller]
+pub(crate) fn refuses(entries: Vec<Spec>, expected: &Problem) {
+    match cause(refused(layers(&[entries]))) {
+        LayerError::Entry { problem, .. } | LayerError::Archive { problem, .. } => assert_eq!(&problem, expected),
+        other => panic!("{other}"),
+    }
 }
