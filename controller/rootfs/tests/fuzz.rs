@@ -8,7 +8,6 @@
     reason = "these are tests, though Clippy cannot tell"
 )]
 
-mod support;
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
 
@@ -17,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use support::{archive, dir, entry, file, hard, noise, symlink};
+use targets::archive::{self, archive, dir, entry, file, hard, noise, symlink};
 
 /// A generator that is good enough and the same everywhere (xorshift64*).
 struct Random(u64);
@@ -103,7 +102,7 @@ fn archives() -> Vec<(&'static str, Vec<u8>)> {
     let mut long_link = entry(b'K', "././@LongLink");
     long_link.data = [&[b't'; 150][..], b"\0"].concat();
     let mut global = entry(b'g', "global");
-    global.data = support::record("mtime", b"77");
+    global.data = archive::record("mtime", b"77");
     let gnu = archive(&[global, long_name, file("cut", "x"), long_link, symlink("s", "cut"), entry(0, "v7/")]);
     let with = |how: u8, bytes: &[u8]| [&[how][..], bytes].concat();
     vec![
@@ -113,8 +112,8 @@ fn archives() -> Vec<(&'static str, Vec<u8>)> {
         ("gnu", with(0, &gnu)),
         ("gzip", with(1, &kinds)),
         ("zstd", with(2, &records)),
-        ("blob-gzip", with(3, &support::gzip(&kinds))),
-        ("blob-zstd", with(3, &support::zstd(&kinds))),
+        ("blob-gzip", with(3, &archive::gzip(&kinds))),
+        ("blob-zstd", with(3, &archive::zstd(&kinds))),
     ]
 }
 

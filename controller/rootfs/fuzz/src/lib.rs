@@ -6,7 +6,7 @@
 #![allow(unreachable_pub, reason = "a library for the fuzzers, a module for the tests")]
 
 #[path = "../../tests/support/archive.rs"]
-mod archive;
+pub(crate) mod archive;
 mod model;
 mod readback;
 mod stack;

@@ -89,7 +89,7 @@ impl Model {
             }
         }
         for (path, itself) in gone {
-            self.names.retain(|name, _| !is_below(name, &path) && !(itself && *name == path));
+            self.names.retain(|name, _| !(is_below(name, &path) || itself && *name == path));
         }
         Ok(())
     }
@@ -111,7 +111,8 @@ impl Model {
         if node.kind == Kind::Directory {
             self.add_directory(&place, node.clone())
         } else {
-            Ok(self.add(&place, node.clone()))
+            self.add(&place, node.clone());
+            Ok(())
         }
     }
 

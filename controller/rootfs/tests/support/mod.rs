@@ -18,7 +18,7 @@ use std::{
 };
 
 use microagent_base::{Digest, Silent};
-use microagent_rootfs::{Error, Layer, Options, Report, build};
+use microagent_rootfs::{Error, Layer, LayerError, Options, Problem, Report, build};
 use tempfile::TempDir;
 
 #[allow(unused_imports, reason = "each test program uses a part")]
@@ -130,4 +130,21 @@ pub(crate) fn refused(layers: Vec<Layer>) -> Error {
 
 pub(crate) fn file_digest(path: &Path) -> Digest {
     Digest::of_reader(&mut File::open(path).unwrap()).unwrap().0
+}
+
+/// What is wrong with the layer that an error is about.
+pub(crate) fn cause(error: Error) -> LayerError {
+    match error {
+        Error::Layer { cause, .. } => cause,
+        other => panic!("{other}"),
+    }
+}
+
+/// A layer of these entries is refused for this reason.
+#[track_caller]
+pub(crate) fn refuses(entries: Vec<Spec>, expected: &Problem) {
+    match cause(refused(layers(&[entries]))) {
+        LayerError::Entry { problem, .. } | LayerError::Archive { problem, .. } => assert_eq!(&problem, expected),
+        other => panic!("{other}"),
+    }
 }
