@@ -228,7 +228,8 @@ mod tests {
             let store = Store::open(&paths.images()).unwrap();
             let reference = format!("oci-layout:{}", layout.display()).parse().unwrap();
             let options = PullOptions { credentials: Credentials::none(), ..PullOptions::default() };
-            let pull = store.pull(&reference, &host_platform(), PullPolicy::Always, &options, Arc::new(Silent));
+            let platform = host_platform();
+            let pull = store.pull(&reference, &platform, PullPolicy::Always, &options, Arc::new(Silent));
             let base = pull.await.unwrap();
             Self { _dir: dir, paths, store, key: Key::new("default", "a"), base }
         }

@@ -30,7 +30,7 @@ pub(super) fn names<E: From<ReadError>>(
 ) -> Result<(), E> {
     let bad = |why| ReadError::damaged(directory.place(), why);
     let size = u64::from(fs.superblock.block_size);
-    if directory.size == 0 || directory.size % size != 0 {
+    if directory.size == 0 || !directory.size.is_multiple_of(size) {
         return Err(bad("the directory has no whole blocks").into());
     }
     let blocks = directory.size / size;
@@ -114,7 +114,7 @@ fn block<E: From<ReadError>>(
     while at < bytes.len() {
         let length = record_length(bytes, at, fs.superblock.block_size as usize);
         // Every entry takes 12 bytes at least, so this comes to its end.
-        if length < HEAD + 4 || length % 4 != 0 || at + length > bytes.len() {
+        if length < HEAD + 4 || !length.is_multiple_of(4) || at + length > bytes.len() {
             return Err(bad("an entry of the directory has a length that cannot be").into());
         }
         let inode = le32(bytes, at);

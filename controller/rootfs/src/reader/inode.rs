@@ -57,7 +57,7 @@ impl Inode {
         let bad = |why| Err(ReadError::damaged(format!("inode {number}"), why));
         let generation = le32(&bytes, 0x64);
         let extra = extra(&bytes);
-        if bytes.len() > 128 && (128 + extra > bytes.len() || extra % 4 != 0) {
+        if bytes.len() > 128 && (128 + extra > bytes.len() || !extra.is_multiple_of(4)) {
             return bad("the size of its extra part cannot be");
         }
         if superblock.has_checksums && !has_right_checksum(&bytes, inode_seed_of(superblock.seed, number, generation)) {
