@@ -401,19 +401,38 @@ fn damage_is_an_error_or_harmless_and_never_a_crash() {
         let Some((disk, _)) = made(options) else { return };
         damage(&disk.path, 200);
     }
-    // With a journal to be replayed.
-    let upper = empty(32 << 20);
-    let Some(mount) = upper.mount("rw,loop") else { return };
-    let root = mount.at.join("upper");
-    fs::create_dir(&root).unwrap();
-    for number in 0..200 {
-        fs::write(root.join(format!("{number}")), noise(number, 1)).unwrap();
+    // With a journal to be replayed, whose checksums tell of all damage, and one without any.
+    let Some((plain, _)) = made(&["-t", "ext4", "-b", "4096", "-O", "^metadata_csum"]) else { return };
+    for disk in [empty(32 << 20), plain] {
+        let Some(mount) = disk.mount("rw,loop") else { return };
+        let root = mount.at.join("upper");
+        fs::create_dir_all(&root).unwrap();
+        for number in 0..200 {
+            fs::write(root.join(format!("{number}")), noise(number, 1)).unwrap();
+        }
+        rustix::fs::syncfs(File::open(&root).unwrap()).unwrap();
+        let copy = disk.directory.path().join("copy.img");
+        fs::copy(&disk.path, &copy).unwrap();
+        drop(mount);
+        damage(&copy, 200);
     }
-    rustix::fs::syncfs(File::open(&root).unwrap()).unwrap();
-    let copy = upper.directory.path().join("copy.img");
-    fs::copy(&upper.path, &copy).unwrap();
-    drop(mount);
-    damage(&copy, 300);
+}
+
+#[test]
+fn a_directory_that_is_in_itself_is_told_and_not_followed_for_ever() {
+    if !installed("debugfs") {
+        println!("SKIP a_directory_that_is_in_itself: needs debugfs");
+        return;
+    }
+    let Some((disk, _)) = made(&["-t", "ext4", "-b", "4096"]) else { return };
+    for command in ["mkdir upper/d", "ln upper/d upper/d/again"] {
+        let done = std::process::Command::new("debugfs").args(["-w", "-R", command]).arg(&disk.path).output().unwrap();
+        assert!(done.status.success());
+    }
+    match layer_of(&disk.path).unwrap_err() {
+        OverlayError::Entry { path, misfit } => assert_eq!((path.as_str(), misfit), ("/d/again", Misfit::Twice)),
+        other => panic!("{other}"),
+    }
 }
 
 /// Writes noise over structures of a disk, many times; each must end in a layer or in an error that says where.

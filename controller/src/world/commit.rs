@@ -195,3 +195,108 @@ fn check_ended(key: &Key, uid: &str, machine: &MachinePaths) -> Result<(), Commi
     };
     Err(CommitError::NotHalted { key: key.clone(), doing })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use microagent_base::Silent;
+    use microagent_crds::{Workspace, WorkspaceSpec};
+    use microagent_images::{Credentials, PullOptions, PullPolicy, host_platform};
+    use microagent_tests::image_fixture::{Compression, ImageFixture, LayerBuilder};
+    use tempfile::TempDir;
+
+    use super::{super::disks, *};
+    use crate::memory::{Memory, PinnedImage};
+
+    struct Fixture {
+        _dir: TempDir,
+        paths: Paths,
+        store: Store,
+        key: Key,
+        base: Image,
+    }
+
+    impl Fixture {
+        async fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let paths = Paths { state: dir.path().join("state"), cache: dir.path().join("cache") };
+            paths.create().unwrap();
+            let layout = dir.path().join("layout");
+            let layer = LayerBuilder::new().dir("tmp", 0o1777).finish();
+            ImageFixture::new().layer(layer, Compression::Gzip).build().write_layout(&layout, "1");
+            let store = Store::open(&paths.images()).unwrap();
+            let reference = format!("oci-layout:{}", layout.display()).parse().unwrap();
+            let options = PullOptions { credentials: Credentials::none(), ..PullOptions::default() };
+            let platform = host_platform();
+            let pull = store.pull(&reference, &platform, PullPolicy::Always, &options, Arc::new(Silent));
+            let base = pull.await.unwrap();
+            Self { _dir: dir, paths, store, key: Key::new("default", "a"), base }
+        }
+
+        fn record(&self, digest: Option<String>) {
+            let image = digest.map(|digest| PinnedImage { reference: "image".to_owned(), digest });
+            let record = Record {
+                key: self.key.clone(),
+                uid: "u".to_owned(),
+                generation: 1,
+                spec_hash: String::new(),
+                workspace: Workspace::new("a", WorkspaceSpec::new("image")).into(),
+                file: "a.yaml".into(),
+                created_at: Timestamp::UNIX_EPOCH,
+                deleted_at: None,
+                problem: None,
+                unreserved: None,
+                memory: Memory { image, ..Memory::default() },
+            };
+            durable::private_dir(self.paths.record(&self.key).parent().unwrap()).unwrap();
+            durable::write_json(&self.paths.record(&self.key), &record).unwrap();
+        }
+
+        fn overlay(&self) -> PathBuf {
+            self.paths.machine("u").overlay(&self.base.digest.short())
+        }
+
+        fn refused(&self) -> CommitError {
+            let request = CommitRequest { name: &"team/web:2".parse().unwrap(), message: None, author: None };
+            let error = commit(&self.paths, &self.store, &self.key, &request, &Silent).unwrap_err();
+            assert_eq!(self.store.list().unwrap().len(), 1, "{error}");
+            error
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_no_disk_or_was_never_written_to_is_told() {
+        let fixture = Fixture::new().await;
+        assert!(matches!(fixture.refused(), CommitError::NotFound(_)));
+        fixture.record(None);
+        assert!(matches!(fixture.refused(), CommitError::NoDisk { .. }));
+        fixture.record(Some(fixture.base.digest.to_string()));
+        assert!(matches!(fixture.refused(), CommitError::NoDisk { .. }));
+        durable::private_dir(fixture.paths.machine("u").dir()).unwrap();
+        assert!(fixture.refused().to_string().contains("overlay-"));
+        disks::create(&fixture.overlay(), 8 << 20, "overlay", "u").unwrap();
+        match fixture.refused() {
+            CommitError::Image(error) => assert_eq!(error.category(), "OverlayEmpty"),
+            other => panic!("{other}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_disk_in_use_is_left_alone_and_a_start_waits_for_a_commit() {
+        let fixture = Fixture::new().await;
+        fixture.record(Some(fixture.base.digest.to_string()));
+        disks::create(&fixture.overlay(), 8 << 20, "overlay", "u").unwrap();
+        let machine = fixture.paths.machine("u");
+        let disk = File::open(fixture.overlay()).unwrap();
+        flock(&disk, FlockOperation::LockExclusive).unwrap();
+        assert!(matches!(fixture.refused(), CommitError::NotHalted { .. }));
+        drop(disk);
+        let held = hold_for_start(&machine).unwrap();
+        assert!(matches!(fixture.refused(), CommitError::Busy { .. }));
+        drop(held);
+        let _held = hold(&machine).unwrap();
+        let fault = hold_for_start(&machine).unwrap_err();
+        assert!(fault.retryable && fault.code == "DiskInUse", "{}", fault.message);
+    }
+}
