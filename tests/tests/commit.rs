@@ -1,7 +1,5 @@
 //! What a workspace wrote becomes an image, and another workspace has it: through the built programs and real machines.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fs;
 
 use microagent_tests::host::{manifest, started};
