@@ -72,7 +72,8 @@ async fn pull(store: &Store, image: ImageReference, platform: Option<Platform>, 
     let bars = Arc::new(Bars::new());
     let mut interrupt = Interrupt::listen()?;
     let platform = platform.unwrap_or_else(host_platform);
-    let options = PullOptions::default();
+    let registries = microagent_controller::registries().map_err(|e| Failure::new(e.to_string()))?;
+    let options = PullOptions { registries, ..PullOptions::default() };
     let progress: Arc<dyn Progress> = Arc::clone(&bars) as _;
     let pull = store.pull(&image, &platform, PullPolicy::Always, &options, progress);
     tokio::pin!(pull);
