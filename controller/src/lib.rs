@@ -24,6 +24,7 @@ pub mod reconcile;
 pub mod reconcile_id;
 pub mod record;
 pub mod records;
+pub mod registries;
 pub mod request;
 pub mod run;
 #[cfg(test)]
@@ -39,5 +40,6 @@ pub use key::Key;
 pub use paths::Paths;
 pub use record::{Problem, Record};
 pub use records::Records;
+pub use registries::registries;
 pub use run::{ControllerError, Options, run, running};
 pub use world::find_guest_init;

@@ -153,6 +153,8 @@ reasons! {
     RegistryDenied,
     /// The registry asks to come back later.
     RegistryThrottled,
+    /// The file that says how the registries are reached, or a file that it names, cannot be used.
+    RegistrySettingsInvalid,
     /// The Docker configuration with the registry's login cannot be read, or its credential helper fails.
     CredentialsUnreadable,
     /// A Secret, a file or a variable that the workspace takes a value from is missing, cannot be read or has no such value.

@@ -66,6 +66,32 @@ pub fn to_string<T: Serialize>(value: &T) -> Result<String, YamlError> {
     serde_yaml::to_string(value).map_err(|error| YamlError::new(&error, FieldPath::default()))
 }
 
+/// Reads a text of one document, which says where in the file it is wrong.
+///
+/// # Errors
+/// The text is not YAML, holds none or several documents, or not what `T` is.
+pub fn from_str<T: de::DeserializeOwned>(text: &str) -> Result<T, YamlError> {
+    let mut found = documents(text, 2);
+    let many = |message: &str| YamlError { message: message.to_owned(), position: None, path: FieldPath::default() };
+    let value = match (found.pop(), found.pop()) {
+        (Some(value), None) => value?,
+        (None, _) => return Err(many("it is empty")),
+        (Some(_), Some(first)) => {
+            first?;
+            return Err(many("it holds more than one document"));
+        }
+    };
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = FieldPath::from(error.path());
+        let position = locate(text, &[(0, path.clone())]).pop().flatten();
+        let message = match path.to_string() {
+            at if at.is_empty() => error.inner().to_string(),
+            at => format!("{at}: {}", error.inner()),
+        };
+        YamlError { message, position, path }
+    })
+}
+
 /// Reads at most `limit` documents of a text, in order. An empty document is `null`. Behind a document that is not YAML
 /// nothing can be read any more, so its error is the last entry.
 pub(crate) fn documents(text: &str, limit: usize) -> Vec<Result<Value, YamlError>> {

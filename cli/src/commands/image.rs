@@ -9,7 +9,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use microagent_base::Progress;
 use microagent_controller::image_uses;
 use microagent_images::{
-    Error, Image, ImageReference, LayerDescriptor, Platform, PullOptions, PullPolicy, Store, Uses, host_platform,
+    Error, Image, ImageReference, LayerDescriptor, Platform, PullOptions, PullPolicy, Registries, Store, Uses,
+    host_platform,
 };
 use serde_json::{Value, json};
 
@@ -130,7 +131,8 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
         }
         Verb::Export { image, file, platform } => send::export(&store, image, file, platform).await,
         Verb::Push { image, destination, platform, insecure_registry, output } => {
-            let options = PullOptions { insecure: insecure_registry, ..PullOptions::default() };
+            let options =
+                PullOptions { insecure: insecure_registry, registries: registries()?, ..PullOptions::default() };
             send::push(&store, &image, destination.as_deref(), platform, &options, output.output).await
         }
     }
@@ -189,9 +191,14 @@ fn uses(context: &Context) -> Uses {
     })
 }
 
+/// How the registries of this host are reached.
+fn registries() -> Result<Registries> {
+    microagent_controller::registries().map_err(|e| Failure::new(e.to_string()))
+}
+
 async fn pull(store: &Store, image: ImageReference, platform: Option<Platform>, format: Format) -> Result<u8> {
     let platform = platform.unwrap_or_else(host_platform);
-    let options = PullOptions::default();
+    let options = PullOptions { registries: registries()?, ..PullOptions::default() };
     let pulled = shown(|progress| store.pull(&image, &platform, PullPolicy::Always, &options, progress)).await?;
     let image = match pulled {
         Ok(image) => image,

@@ -69,6 +69,24 @@ pub enum Error {
         /// The violation.
         why: String,
     },
+    /// Mirrors failed, and then the registry itself.
+    #[error("{source} (mirrors that were asked before: {mirrors})")]
+    AfterMirrors {
+        /// Why the registry did not serve.
+        source: Box<Error>,
+        /// The mirrors, and why each did not serve.
+        mirrors: String,
+    },
+    /// A file that says how a registry is reached cannot be used.
+    #[error("cannot use {path} for registry {registry}: {why}; correct the file or its place in registries.yaml")]
+    RegistrySettings {
+        /// `host[:port]`.
+        registry: String,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        why: String,
+    },
     /// The user's own credentials cannot be read.
     #[error("cannot read the credentials for registry {registry} from {origin}: {why}")]
     CredentialsUnreadable {
@@ -250,6 +268,8 @@ impl Error {
             Self::RegistryThrottled { .. } => "RegistryThrottled",
             Self::RegistryDenied { .. } => "RegistryDenied",
             Self::RegistryInvalid { .. } => "RegistryInvalid",
+            Self::AfterMirrors { source, .. } => source.category(),
+            Self::RegistrySettings { .. } => "RegistrySettingsInvalid",
             Self::CredentialsUnreadable { .. } => "CredentialsUnreadable",
             Self::DigestMismatch { .. } => "DigestMismatch",
             Self::LayerTruncated { .. } => "LayerTruncated",
@@ -285,6 +305,7 @@ impl Error {
             | Self::ImageInUse { .. }
             | Self::PushRefused { .. }
             | Self::Commit { .. } => false,
+            Self::AfterMirrors { source, .. } => source.is_retryable(),
             Self::Build { source, .. } => match source.as_ref() {
                 rootfs::Error::Disk { .. } | rootfs::Error::Thread(_) | rootfs::Error::Cancelled => true,
                 rootfs::Error::Layer { cause, .. } => {
@@ -300,6 +321,9 @@ impl Error {
     /// Whether a person must act before it can succeed; the condition is then `Stalled`.
     #[must_use]
     pub fn needs_person(&self) -> bool {
+        if let Self::AfterMirrors { source, .. } = self {
+            return source.needs_person();
+        }
         !self.is_retryable()
             || self.category() == "DiskFull"
             || matches!(
@@ -309,6 +333,7 @@ impl Error {
                     | Self::PushDenied { .. }
                     | Self::UsesUnknown { .. }
                     | Self::CredentialsUnreadable { .. }
+                    | Self::RegistrySettings { .. }
                     | Self::Http(_)
             )
     }
@@ -316,6 +341,21 @@ impl Error {
     /// Whether another attempt a moment later, with the same connection settings, is worth it.
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self, Self::RegistryUnreachable { .. } | Self::RegistryThrottled { .. } | Self::LayerTruncated { .. })
+    }
+
+    /// Whether it is the place that was asked that is at fault, so that another may serve.
+    pub(crate) fn is_of_registry(&self) -> bool {
+        matches!(
+            self,
+            Self::ImageNotFound { .. }
+                | Self::RegistryUnreachable { .. }
+                | Self::RegistryThrottled { .. }
+                | Self::RegistryDenied { .. }
+                | Self::RegistryInvalid { .. }
+                | Self::DigestMismatch { .. }
+                | Self::LayerTruncated { .. }
+                | Self::TooLarge { .. }
+        )
     }
 
     /// An error of the operating system, told apart when it is that the disk is full.

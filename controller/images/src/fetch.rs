@@ -16,6 +16,7 @@ use crate::{
     ingest::Ingest,
     lock,
     meter::Meter,
+    registries::Sources,
     registry::{Blob, Registry},
     wire::Descriptor,
 };
@@ -56,7 +57,7 @@ impl Retry {
 /// Makes sure that a layer is in the store, and tells `arrival` how far it is.
 pub(crate) async fn layer(
     store: &Store,
-    registry: &Registry,
+    sources: &Sources,
     layer: &Descriptor,
     meter: &Meter,
     arrival: Arrival,
@@ -71,27 +72,63 @@ pub(crate) async fn layer(
     let (dir, target, digest, size) = (store.ingest_dir(), store.blob_path(&layer.digest), layer.digest, layer.size);
     let mut ingest = blocking(move || Ingest::open(&dir, target, digest, size, held, arrival)).await?;
     meter.add(ingest.len());
-    let origin = format!("registry {}", registry.name());
+    let mut at = sources.first();
     loop {
-        ingest = transfer(registry, ingest, meter, &origin).await?;
-        let (again, resumed, whole) = (origin.clone(), ingest.is_resumed(), ingest.len());
-        match blocking(move || Ok(ingest.finish(&again))).await? {
-            Ok(()) => return Ok(()),
-            // Part of it is from before a crash and may have been damaged by it: once more, from the start.
-            Err((back, Error::DigestMismatch { .. })) if resumed => {
-                meter.take_back(whole);
-                ingest = *back;
+        let Some((mut back, error)) = bring(sources.get(at), ingest, meter).await? else { return Ok(()) };
+        // Too many bytes are the wrong ones.
+        if matches!(error, Error::TooLarge { .. }) {
+            meter.take_back(back.len());
+            back.restart()?;
+        }
+        // A whole one was right but could not be put in its place, and on a full disk a rest that nobody continues is in
+        // the way. Of nothing there is nothing to continue.
+        let of_no_use = [0, back.size()].contains(&back.len()) || matches!(error, Error::DiskFull { .. });
+        match sources.after(at, error) {
+            Ok(next) => {
+                at = next;
+                back.change_source();
+                ingest = back;
             }
-            Err((back, error)) => {
-                back.discard()?;
+            Err(error) => {
+                if of_no_use {
+                    back.discard()?;
+                }
                 return Err(error);
             }
         }
     }
 }
 
-/// Brings an ingest to its full length.
-async fn transfer(registry: &Registry, mut ingest: Ingest, meter: &Meter, origin: &str) -> Result<Ingest> {
+/// Brings a layer from one registry. None when it is in its place; else the ingest, and why not.
+async fn bring(registry: &Registry, mut ingest: Ingest, meter: &Meter) -> Result<Option<(Ingest, Error)>> {
+    let origin = format!("registry {}", registry.name());
+    loop {
+        let (back, result) = transfer(registry, ingest, meter, &origin).await?;
+        if let Err(error) = result {
+            return Ok(Some((back, error)));
+        }
+        let (again, resumed, whole) = (origin.clone(), back.is_resumed(), back.len());
+        match blocking(move || Ok(back.finish(&again))).await? {
+            Ok(()) => return Ok(None),
+            Err((back, error)) => {
+                meter.take_back(whole - back.len());
+                // Part of it is from before a crash, which may have damaged it, or from elsewhere: once more, from the start.
+                if !(resumed && matches!(error, Error::DigestMismatch { .. })) {
+                    return Ok(Some((*back, error)));
+                }
+                ingest = *back;
+            }
+        }
+    }
+}
+
+/// Brings an ingest to its full length. The inner result is that of the transfer; the ingest comes back in both cases.
+async fn transfer(
+    registry: &Registry,
+    mut ingest: Ingest,
+    meter: &Meter,
+    origin: &str,
+) -> Result<(Ingest, Result<()>)> {
     let mut retry = Retry::default();
     // The most there ever was: a blob that is short on the registry starts over and over, and never gets further.
     let mut furthest = ingest.len();
@@ -104,15 +141,12 @@ async fn transfer(registry: &Registry, mut ingest: Ingest, meter: &Meter, origin
                 furthest = ingest.len();
                 retry = Retry::default();
             }
-            // Too many bytes are the wrong ones, and on a full disk a rest that nobody continues is in the way.
-            if matches!(error, Error::TooLarge { .. } | Error::DiskFull { .. }) {
-                ingest.discard()?;
-                return Err(error);
+            if let Err(error) = retry.after(error).await {
+                return Ok((ingest, Err(error)));
             }
-            retry.after(error).await?;
         }
     }
-    Ok(ingest)
+    Ok((ingest, Ok(())))
 }
 
 /// One request. The inner result is that of the transfer; the ingest comes back in both cases.

@@ -78,6 +78,11 @@ impl Ingest {
         self.resumed
     }
 
+    /// What is there came from another place than what comes from now on.
+    pub(crate) fn change_source(&mut self) {
+        self.resumed = self.len() > 0;
+    }
+
     /// Drops what is there.
     pub(crate) fn restart(&mut self) -> Result<()> {
         self.file

@@ -14,12 +14,13 @@ use microagent_base::{Digest, Progress, progress::Step};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Arriving, Baseline, Credentials, Error, Image, ImageReference, Platform, Result, Store,
+    Arriving, Baseline, Credentials, Error, Image, ImageReference, Platform, Registries, Result, Store,
     fetch::{self, Retry, blocking},
     image::Manifest,
     import::Import,
     lock::{self, InUse},
     meter::Meter,
+    registries::Sources,
     registry::{Registry, RegistryReference},
     resolve::{self, Resolved},
     wire::{self, Descriptor, Document},
@@ -51,14 +52,21 @@ pub struct PullOptions {
     /// The registries, as `host[:port]`, that are spoken to without encryption. Those on a loopback address always
     /// are.
     pub insecure: Vec<String>,
+    /// How registries are reached otherwise: mirrors and certificates.
+    pub registries: Registries,
     /// How many layers come at once, at least 1.
     pub parallel: usize,
 }
 
 impl Default for PullOptions {
-    /// The user's logins, encryption everywhere, 3 layers at once as Docker does.
+    /// The user's logins, no mirrors, encryption everywhere, 3 layers at once as Docker does.
     fn default() -> Self {
-        Self { credentials: Credentials::from_environment(), insecure: Vec::new(), parallel: 3 }
+        Self {
+            credentials: Credentials::from_environment(),
+            insecure: Vec::new(),
+            registries: Registries::default(),
+            parallel: 3,
+        }
     }
 }
 
@@ -192,11 +200,9 @@ impl Store {
     ) -> Result<Image> {
         let what = format!("pulling {name}");
         let meter = Meter::new(progress.clone(), &what, None);
-        let (credentials, host) = (options.credentials.clone(), reference.registry().to_owned());
-        let repository = reference.repository().to_owned();
-        let found = blocking(move || credentials.find(&host, &repository)).await?;
-        let registry = Registry::new(reference, &options.insecure, found)?;
-        let remote = Remote { store: self, registry: &registry, name, platform, meter: &meter };
+        let PullOptions { credentials, insecure, registries, .. } = options;
+        let sources = Sources::of(reference, registries, insecure, credentials).await?;
+        let remote = Remote { store: self, sources: &sources, name, platform, meter: &meter };
 
         let (descriptor, bytes, document) = remote.manifest(reference).await?;
         let manifest = Manifest::of(name, document)?;
@@ -212,7 +218,7 @@ impl Store {
         begun(arriving);
         let mut transfers = Vec::new();
         for layer in unique(&manifest.layers) {
-            transfers.push(fetch::layer(self, &registry, layer, &meter, arrivals.blob(layer.digest)));
+            transfers.push(fetch::layer(self, &sources, layer, &meter, arrivals.blob(layer.digest)));
         }
         stream::iter(transfers).buffer_unordered(options.parallel.max(1)).try_collect::<()>().await?;
         let (store, done) = (self.clone(), image.clone());
@@ -244,10 +250,10 @@ impl Store {
     }
 }
 
-/// One pull from one registry.
+/// One pull from a registry or its mirrors.
 struct Remote<'a> {
     store: &'a Store,
-    registry: &'a Registry,
+    sources: &'a Sources,
     name: &'a str,
     platform: &'a Platform,
     meter: &'a Meter,
@@ -261,10 +267,7 @@ impl Remote<'_> {
             (Some(digest), _) => digest.to_string(),
             (None, tag) => tag.unwrap_or("latest").to_owned(),
         };
-        let (bytes, media_type) = self.ask(&version).await?;
-        if let Some(digest) = pinned {
-            self.check("the manifest", &bytes, digest)?;
-        }
+        let (bytes, media_type) = self.ask(&version, pinned).await?;
         match resolve::resolve(self.name, &bytes, self.platform)? {
             Resolved::Manifest(document) => {
                 // Docker images from before OCI name their type in the document; for others the header tells.
@@ -283,24 +286,28 @@ impl Remote<'_> {
                     Some(bytes) => bytes,
                     None => {
                         let version = entry.digest.to_string();
-                        self.ask(&version).await?.0
+                        self.ask(&version, Some(entry.digest)).await?.0
                     }
                 };
-                self.check("the manifest", &bytes, entry.digest)?;
                 let document = resolve::manifest(self.name, &bytes)?;
                 Ok((entry, bytes, document))
             }
         }
     }
 
-    /// Asks for a manifest as often as it is worth it.
-    async fn ask(&self, version: &str) -> Result<(Vec<u8>, Option<String>)> {
-        let mut retry = Retry::default();
+    /// Asks for a manifest as often as it is worth it, wherever it may be.
+    async fn ask(&self, version: &str, expected: Option<Digest>) -> Result<(Vec<u8>, Option<String>)> {
+        let (mut at, mut retry) = (self.sources.first(), Retry::default());
         loop {
             self.meter.check()?;
-            match self.registry.manifest(version).await {
+            let registry = self.sources.get(at);
+            let answer = registry.manifest(version).await.and_then(|(bytes, media_type)| {
+                self.check("the manifest", registry, &bytes, expected)?;
+                Ok((bytes, media_type))
+            });
+            match answer {
                 Ok(answer) => return Ok(answer),
-                Err(e) => retry.after(e).await?,
+                Err(error) => self.again(&mut at, &mut retry, error).await?,
             }
         }
     }
@@ -309,16 +316,28 @@ impl Remote<'_> {
         if let Some(bytes) = self.stored(&config.digest, wire::MAX_CONFIG).await? {
             return Ok(bytes);
         }
-        let mut retry = Retry::default();
-        let bytes = loop {
+        let (mut at, mut retry) = (self.sources.first(), Retry::default());
+        loop {
             self.meter.check()?;
-            match self.registry.small_blob(&config.digest, config.size).await {
-                Ok(bytes) => break bytes,
-                Err(e) => retry.after(e).await?,
+            let registry = self.sources.get(at);
+            let answer = registry.small_blob(&config.digest, config.size).await.and_then(|bytes| {
+                self.check("the config", registry, &bytes, Some(config.digest))?;
+                Ok(bytes)
+            });
+            match answer {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => self.again(&mut at, &mut retry, error).await?,
             }
-        };
-        self.check("the config", &bytes, config.digest)?;
-        Ok(bytes)
+        }
+    }
+
+    /// Waits before the same place is asked again, or goes on to the next one.
+    async fn again(&self, at: &mut usize, retry: &mut Retry, error: Error) -> Result<()> {
+        if let Err(error) = retry.after(error).await {
+            *at = self.sources.after(*at, error)?;
+            *retry = Retry::default();
+        }
+        Ok(())
     }
 
     async fn stored(&self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>> {
@@ -326,9 +345,10 @@ impl Remote<'_> {
         blocking(move || store.read_blob(&digest, limit)).await
     }
 
-    fn check(&self, what: &str, bytes: &[u8], digest: Digest) -> Result<()> {
-        let origin = format!("registry {}", self.registry.name());
-        resolve::check_digest(&format!("{what} of {}", self.name), &origin, bytes, digest)
+    fn check(&self, what: &str, registry: &Registry, bytes: &[u8], expected: Option<Digest>) -> Result<()> {
+        let Some(expected) = expected else { return Ok(()) };
+        let origin = format!("registry {}", registry.name());
+        resolve::check_digest(&format!("{what} of {}", self.name), &origin, bytes, expected)
     }
 }
 

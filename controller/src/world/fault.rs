@@ -2,7 +2,7 @@
 
 use microagent_base::durable;
 
-use crate::memory::Fault;
+use crate::{memory::Fault, registries::RegistriesError};
 
 /// What a stage saw made and the next one does not find.
 pub(super) fn vanished(what: &str) -> Fault {
@@ -13,8 +13,16 @@ pub(super) fn vanished(what: &str) -> Fault {
 /// What a person must mend stalls the workspace, though it is tried again from time to time all the same.
 pub(super) fn image_fault(error: &microagent_images::Error) -> Fault {
     let code = error.category();
-    let for_a_person = matches!(code, "ImageNotFound" | "RegistryDenied" | "CredentialsUnreadable" | "DigestMismatch");
+    let for_a_person = matches!(
+        code,
+        "ImageNotFound" | "RegistryDenied" | "RegistrySettingsInvalid" | "CredentialsUnreadable" | "DigestMismatch"
+    );
     Fault { code: code.to_owned(), message: error.to_string(), retryable: error.is_retryable() && !for_a_person }
+}
+
+/// Only a person can mend the file, though it is read anew each time.
+pub(super) fn registries_fault(error: &RegistriesError) -> Fault {
+    Fault { code: error.category().to_owned(), message: error.to_string(), retryable: false }
 }
 
 pub(super) fn kernel_fault(error: &microagent_kernel::Error) -> Fault {

@@ -25,7 +25,7 @@ use super::{
     choice::Wanted,
     commit, disks,
     facts::Facts,
-    fault::{host_error, host_fault, image_fault, kernel_fault, vanished},
+    fault::{host_error, host_fault, image_fault, kernel_fault, registries_fault, vanished},
     guest,
     guest_init::find_guest_init,
     jobs::{Jobs, Slot},
@@ -42,7 +42,7 @@ use crate::{
     metrics::{Metrics, label::JobKind},
     observed::{Disks, MachineSight, Observed, Work},
     plan::Action,
-    request,
+    registries, request,
 };
 
 /// How long a guest may take until it listens. A busy host under TCG needs tens of seconds.
@@ -292,7 +292,8 @@ impl Host {
         self.pulls.begin_within(&pull_name(record), &record.key, None, move |progress, slot| {
             // On a thread of its own: between two reads of the network a pull hashes and writes.
             blocking(move || {
-                let mut options = PullOptions::default();
+                let registries = registries().map_err(|e| registries_fault(&e))?;
+                let mut options = PullOptions { registries, ..PullOptions::default() };
                 // The last that is added is looked at first.
                 for (origin, login) in logins.into_iter().rev() {
                     options.credentials = options.credentials.with_secret(origin, login.expose().to_vec());

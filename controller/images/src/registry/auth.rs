@@ -85,7 +85,7 @@ async fn bearer_token(registry: &Registry, challenge: &Bearer, what: &str) -> Re
                 ("refresh_token", token),
             ]);
             // A redirect would carry the token to another server.
-            let http = client(is_loopback(realm.host_str().unwrap_or_default()), Policy::none())?;
+            let http = client(is_loopback(realm.host_str().unwrap_or_default()), Policy::none(), &registry.roots)?;
             let mut body = realm.clone();
             body.query_pairs_mut().clear().extend_pairs(&form);
             http.post(realm)

@@ -6,17 +6,19 @@
 mod auth;
 mod body;
 mod reference;
+mod tls;
 mod upload;
 
 use std::{
     net::IpAddr,
+    path::Path,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use microagent_base::Digest;
 use reqwest::{
-    Client, ClientBuilder, Response, StatusCode, Url,
+    Certificate, Client, ClientBuilder, Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE, RETRY_AFTER},
     redirect::{Attempt, Policy},
 };
@@ -43,6 +45,8 @@ pub(crate) struct Registry {
     uploads: Client,
     /// What a token is asked for.
     scopes: Vec<String>,
+    /// Trusted beside the certificates of the system.
+    roots: Vec<Certificate>,
     authorization: Mutex<Option<HeaderValue>>,
 }
 
@@ -57,10 +61,16 @@ pub(crate) enum Blob {
 }
 
 impl Registry {
-    /// Prepares the client; asks nothing yet.
-    pub(crate) fn new(reference: &RegistryReference, insecure: &[String], found: Found) -> Result<Self> {
+    /// Prepares the client; asks nothing yet. `plain` is without encryption; `ca_file` holds certificates, in PEM, that are
+    /// trusted beside those of the system.
+    pub(crate) fn new(
+        reference: &RegistryReference,
+        plain: bool,
+        ca_file: Option<&Path>,
+        found: Found,
+    ) -> Result<Self> {
         let name = reference.registry().to_owned();
-        let plain = is_loopback(&name) || insecure.contains(&name);
+        let plain = plain || is_loopback(&name) && ca_file.is_none();
         // Docker Hub's registry has another name than its images.
         let host = if name == "docker.io" { "registry-1.docker.io" } else { &name };
         let base = format!("{}://{host}/v2/", if plain { "http" } else { "https" });
@@ -68,7 +78,8 @@ impl Registry {
             reference: reference.to_string(),
             why: format!("its registry is no host name: {e}"),
         })?;
-        let http = client(is_loopback(&name), Policy::custom(follow))?;
+        let roots = ca_file.map_or(Ok(Vec::new()), |path| tls::roots(&name, path))?;
+        let http = client(is_loopback(&name), Policy::custom(follow), &roots)?;
         Ok(Self {
             uploads: http.clone(),
             http,
@@ -77,6 +88,7 @@ impl Registry {
             name,
             repository: reference.repository().to_owned(),
             found,
+            roots,
             authorization: Mutex::new(None),
         })
     }
@@ -84,12 +96,13 @@ impl Registry {
     /// As [`Registry::new`], to push to, and to take blobs from these other repositories.
     pub(crate) fn for_push(
         reference: &RegistryReference,
-        insecure: &[String],
+        plain: bool,
+        ca_file: Option<&Path>,
         found: Found,
         from: &[&str],
     ) -> Result<Self> {
-        let mut this = Self::new(reference, insecure, found)?;
-        this.uploads = built(builder(is_loopback(&this.name), Policy::none()))?;
+        let mut this = Self::new(reference, plain, ca_file, found)?;
+        this.uploads = built(builder(is_loopback(&this.name), Policy::none(), &this.roots))?;
         this.scopes = vec![format!("repository:{}:pull,push", reference.repository())];
         this.scopes.extend(from.iter().map(|from| format!("repository:{from}:pull")));
         Ok(this)
@@ -221,7 +234,7 @@ impl Registry {
             return self.invalid(what, &body::causes(error));
         }
         let hint = if error.is_connect() && self.base.scheme() == "https" {
-            " (a registry without TLS must be named as insecure)"
+            " (a registry without TLS must be named as insecure in registries.yaml)"
         } else {
             ""
         };
@@ -234,16 +247,17 @@ impl Registry {
 }
 
 /// Makes an HTTP client.
-fn client(direct: bool, redirects: Policy) -> Result<Client> {
-    built(builder(direct, redirects).read_timeout(READ_TIMEOUT))
+fn client(direct: bool, redirects: Policy, roots: &[Certificate]) -> Result<Client> {
+    built(builder(direct, redirects, roots).read_timeout(READ_TIMEOUT))
 }
 
 /// Registries on this host are never asked through a proxy.
-fn builder(direct: bool, redirects: Policy) -> ClientBuilder {
+fn builder(direct: bool, redirects: Policy, roots: &[Certificate]) -> ClientBuilder {
     let builder = Client::builder()
         .user_agent(concat!("microagent/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
         .redirect(redirects);
+    let builder = if roots.is_empty() { builder } else { builder.tls_certs_merge(roots.iter().cloned()) };
     if direct { builder.no_proxy() } else { builder }
 }
 
@@ -296,13 +310,13 @@ mod tests {
         for no in ["localhost.example", "docker.io", "128.0.0.1:5000", "127.0.0.1.example:80", "10.0.0.1"] {
             assert!(!is_loopback(no), "{no}");
         }
-        let scheme = |name: &str, insecure: &[String]| {
+        let scheme = |name: &str, plain: bool| {
             let reference: RegistryReference = format!("{name}/x").parse().unwrap();
-            Registry::new(&reference, insecure, Found::default()).unwrap().base.scheme().to_owned()
+            Registry::new(&reference, plain, None, Found::default()).unwrap().base.scheme().to_owned()
         };
-        assert_eq!(scheme("r.example:5000", &[]), "https");
-        assert_eq!(scheme("r.example:5000", &["r.example:5000".to_owned()]), "http");
-        assert_eq!(scheme("r.example:5001", &["r.example:5000".to_owned()]), "https");
+        assert_eq!(scheme("r.example:5000", false), "https");
+        assert_eq!(scheme("r.example:5000", true), "http");
+        assert_eq!(scheme("localhost:5000", false), "http");
     }
 
     #[test]

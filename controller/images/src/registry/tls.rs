@@ -1,0 +1,45 @@
+//! Certificates that a registry of this host's own is known by.
+
+use std::{fs::File, io::Read, path::Path};
+
+use reqwest::Certificate;
+
+use crate::{Error, Result};
+
+/// All public authorities together have a quarter of that.
+const MAX_FILE: u64 = 1 << 20;
+
+/// The certificates of a file, at least one.
+pub(super) fn roots(registry: &str, path: &Path) -> Result<Vec<Certificate>> {
+    let unusable = |why: String| Error::RegistrySettings { registry: registry.to_owned(), path: path.to_owned(), why };
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
+    read.map_err(|e| unusable(e.to_string()))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(unusable("it is larger than 1 MiB".to_owned()));
+    }
+    let certificates = Certificate::from_pem_bundle(&bytes).map_err(|e| unusable(microagent_base::causes(&e)))?;
+    if certificates.is_empty() {
+        return Err(unusable("it holds no certificate in PEM".to_owned()));
+    }
+    Ok(certificates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_certificates_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        for content in [None, Some(""), Some("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n")] {
+            if let Some(content) = content {
+                std::fs::write(&path, content).unwrap();
+            }
+            let error = roots("r.example", &path).unwrap_err();
+            assert_eq!(error.category(), "RegistrySettingsInvalid");
+            assert!(error.to_string().contains("ca.pem") && error.needs_person(), "{error}");
+        }
+    }
+}
