@@ -142,17 +142,32 @@ _microagent() {
             microagent__subcmd__help,wait)
                 cmd="microagent__subcmd__help__subcmd__wait"
                 ;;
+            microagent__subcmd__help__subcmd__image,df)
+                cmd="microagent__subcmd__help__subcmd__image__subcmd__df"
+                ;;
+            microagent__subcmd__help__subcmd__image,export)
+                cmd="microagent__subcmd__help__subcmd__image__subcmd__export"
+                ;;
             microagent__subcmd__help__subcmd__image,inspect)
                 cmd="microagent__subcmd__help__subcmd__image__subcmd__inspect"
                 ;;
             microagent__subcmd__help__subcmd__image,list)
                 cmd="microagent__subcmd__help__subcmd__image__subcmd__list"
                 ;;
+            microagent__subcmd__help__subcmd__image,prune)
+                cmd="microagent__subcmd__help__subcmd__image__subcmd__prune"
+                ;;
             microagent__subcmd__help__subcmd__image,pull)
                 cmd="microagent__subcmd__help__subcmd__image__subcmd__pull"
                 ;;
+            microagent__subcmd__help__subcmd__image,push)
+                cmd="microagent__subcmd__help__subcmd__image__subcmd__push"
+                ;;
             microagent__subcmd__help__subcmd__image,remove)
                 cmd="microagent__subcmd__help__subcmd__image__subcmd__remove"
+                ;;
+            microagent__subcmd__help__subcmd__image,tag)
+                cmd="microagent__subcmd__help__subcmd__image__subcmd__tag"
                 ;;
             microagent__subcmd__help__subcmd__kernel,install)
                 cmd="microagent__subcmd__help__subcmd__kernel__subcmd__install"
@@ -169,6 +184,12 @@ _microagent() {
             microagent__subcmd__help__subcmd__supervisor,conformance)
                 cmd="microagent__subcmd__help__subcmd__supervisor__subcmd__conformance"
                 ;;
+            microagent__subcmd__image,df)
+                cmd="microagent__subcmd__image__subcmd__df"
+                ;;
+            microagent__subcmd__image,export)
+                cmd="microagent__subcmd__image__subcmd__export"
+                ;;
             microagent__subcmd__image,help)
                 cmd="microagent__subcmd__image__subcmd__help"
                 ;;
@@ -181,14 +202,29 @@ _microagent() {
             microagent__subcmd__image,ls)
                 cmd="microagent__subcmd__image__subcmd__list"
                 ;;
+            microagent__subcmd__image,prune)
+                cmd="microagent__subcmd__image__subcmd__prune"
+                ;;
             microagent__subcmd__image,pull)
                 cmd="microagent__subcmd__image__subcmd__pull"
+                ;;
+            microagent__subcmd__image,push)
+                cmd="microagent__subcmd__image__subcmd__push"
                 ;;
             microagent__subcmd__image,remove)
                 cmd="microagent__subcmd__image__subcmd__remove"
                 ;;
             microagent__subcmd__image,rm)
                 cmd="microagent__subcmd__image__subcmd__remove"
+                ;;
+            microagent__subcmd__image,tag)
+                cmd="microagent__subcmd__image__subcmd__tag"
+                ;;
+            microagent__subcmd__image__subcmd__help,df)
+                cmd="microagent__subcmd__image__subcmd__help__subcmd__df"
+                ;;
+            microagent__subcmd__image__subcmd__help,export)
+                cmd="microagent__subcmd__image__subcmd__help__subcmd__export"
                 ;;
             microagent__subcmd__image__subcmd__help,help)
                 cmd="microagent__subcmd__image__subcmd__help__subcmd__help"
@@ -199,11 +235,20 @@ _microagent() {
             microagent__subcmd__image__subcmd__help,list)
                 cmd="microagent__subcmd__image__subcmd__help__subcmd__list"
                 ;;
+            microagent__subcmd__image__subcmd__help,prune)
+                cmd="microagent__subcmd__image__subcmd__help__subcmd__prune"
+                ;;
             microagent__subcmd__image__subcmd__help,pull)
                 cmd="microagent__subcmd__image__subcmd__help__subcmd__pull"
                 ;;
+            microagent__subcmd__image__subcmd__help,push)
+                cmd="microagent__subcmd__image__subcmd__help__subcmd__push"
+                ;;
             microagent__subcmd__image__subcmd__help,remove)
                 cmd="microagent__subcmd__image__subcmd__help__subcmd__remove"
+                ;;
+            microagent__subcmd__image__subcmd__help,tag)
+                cmd="microagent__subcmd__image__subcmd__help__subcmd__tag"
                 ;;
             microagent__subcmd__kernel,help)
                 cmd="microagent__subcmd__kernel__subcmd__help"
@@ -846,8 +891,36 @@ _microagent() {
             return 0
             ;;
         microagent__subcmd__help__subcmd__image)
-            opts="pull list inspect remove"
+            opts="pull list df inspect tag remove prune export push"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__help__subcmd__image__subcmd__df)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__help__subcmd__image__subcmd__export)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -887,6 +960,20 @@ _microagent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        microagent__subcmd__help__subcmd__image__subcmd__prune)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         microagent__subcmd__help__subcmd__image__subcmd__pull)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
@@ -901,7 +988,35 @@ _microagent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        microagent__subcmd__help__subcmd__image__subcmd__push)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         microagent__subcmd__help__subcmd__image__subcmd__remove)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__help__subcmd__image__subcmd__tag)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1112,7 +1227,7 @@ _microagent() {
             return 0
             ;;
         microagent__subcmd__image)
-            opts="-n -v -h --state-dir --cache-dir --namespace --verbose --help pull list ls inspect remove rm help"
+            opts="-n -v -h --state-dir --cache-dir --namespace --verbose --help pull list ls df inspect tag remove rm prune export push help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1141,9 +1256,109 @@ _microagent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        microagent__subcmd__image__subcmd__help)
-            opts="pull list inspect remove help"
+        microagent__subcmd__image__subcmd__df)
+            opts="-o -n -v -h --output --state-dir --cache-dir --namespace --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --output)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__image__subcmd__export)
+            opts="-n -v -h --platform --state-dir --cache-dir --namespace --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --platform)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__image__subcmd__help)
+            opts="pull list df inspect tag remove prune export push help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__image__subcmd__help__subcmd__df)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__image__subcmd__help__subcmd__export)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -1197,6 +1412,20 @@ _microagent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        microagent__subcmd__image__subcmd__help__subcmd__prune)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         microagent__subcmd__image__subcmd__help__subcmd__pull)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
@@ -1211,7 +1440,35 @@ _microagent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        microagent__subcmd__image__subcmd__help__subcmd__push)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         microagent__subcmd__image__subcmd__help__subcmd__remove)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__image__subcmd__help__subcmd__tag)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1301,6 +1558,48 @@ _microagent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        microagent__subcmd__image__subcmd__prune)
+            opts="-a -o -n -v -h --all --older-than --dry-run --output --state-dir --cache-dir --namespace --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --older-than)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         microagent__subcmd__image__subcmd__pull)
             opts="-o -n -v -h --platform --output --state-dir --cache-dir --namespace --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -1343,7 +1642,83 @@ _microagent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        microagent__subcmd__image__subcmd__push)
+            opts="-o -n -v -h --platform --insecure-registry --output --state-dir --cache-dir --namespace --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --platform)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --insecure-registry)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         microagent__subcmd__image__subcmd__remove)
+            opts="-f -n -v -h --force --state-dir --cache-dir --namespace --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__image__subcmd__tag)
             opts="-n -v -h --state-dir --cache-dir --namespace --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
