@@ -186,18 +186,23 @@ complete -c microagent -n "__fish_microagent_using_subcommand delete" -s n -l na
 complete -c microagent -n "__fish_microagent_using_subcommand delete" -l ignore-not-found -d 'A workspace that is not there is no failure'
 complete -c microagent -n "__fish_microagent_using_subcommand delete" -s v -l verbose -d 'Tell more; give it twice for everything'
 complete -c microagent -n "__fish_microagent_using_subcommand delete" -s h -l help -d 'Print help'
-complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
-complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
-complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -s n -l namespace -d 'The namespace' -r
-complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -s v -l verbose -d 'Tell more; give it twice for everything'
-complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -s h -l help -d 'Print help'
-complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -f -a "pull" -d 'Bring an image onto this host'
-complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -f -a "list" -d 'Show the images on this host'
-complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -f -a "ls" -d 'Show the images on this host'
-complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -f -a "inspect" -d 'Show how an image on this host wants to be run'
-complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -f -a "remove" -d 'Remove images from this host, with the root disks made from them'
-complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -f -a "rm" -d 'Remove images from this host, with the root disks made from them'
-complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls inspect remove rm help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls df inspect tag remove rm prune export push help" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls df inspect tag remove rm prune export push help" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls df inspect tag remove rm prune export push help" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls df inspect tag remove rm prune export push help" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls df inspect tag remove rm prune export push help" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls df inspect tag remove rm prune export push help" -f -a "pull" -d 'Bring an image onto this host'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls df inspect tag remove rm prune export push help" -f -a "list" -d 'Show the images on this host'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls df inspect tag remove rm prune export push help" -f -a "ls" -d 'Show the images on this host'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls df inspect tag remove rm prune export push help" -f -a "df" -d 'Show how much of the disk images and root disks take'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls df inspect tag remove rm prune export push help" -f -a "inspect" -d 'Show how an image on this host wants to be run'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls df inspect tag remove rm prune export push help" -f -a "tag" -d 'Give an image another name'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls df inspect tag remove rm prune export push help" -f -a "remove" -d 'Remove images from this host, with the root disks made from them'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls df inspect tag remove rm prune export push help" -f -a "rm" -d 'Remove images from this host, with the root disks made from them'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls df inspect tag remove rm prune export push help" -f -a "prune" -d 'Remove what nobody uses: images without a name, root disks, interrupted pulls'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls df inspect tag remove rm prune export push help" -f -a "export" -d 'Write an image to a file that other tools read'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls df inspect tag remove rm prune export push help" -f -a "push" -d 'Send an image to a registry'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and not __fish_seen_subcommand_from pull list ls df inspect tag remove rm prune export push help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from pull" -l platform -d 'For this platform, such as linux/arm64 [default: that of this host]' -r
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from pull" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
 wide\t'More columns'
@@ -229,6 +234,16 @@ complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from ls" -s n -l namespace -d 'The namespace' -r
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from ls" -s v -l verbose -d 'Tell more; give it twice for everything'
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from ls" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from df" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from df" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from df" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from df" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from df" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from df" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from inspect" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
 wide\t'More columns'
 json\t'JSON'
@@ -239,20 +254,63 @@ complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from inspect" -s n -l namespace -d 'The namespace' -r
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from inspect" -s v -l verbose -d 'Tell more; give it twice for everything'
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from inspect" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from tag" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from tag" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from tag" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from tag" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from tag" -s h -l help -d 'Print help'
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from remove" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from remove" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from remove" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from remove" -s f -l force -d 'Take the name away also when the image is in use; the image then stays without a name'
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from remove" -s v -l verbose -d 'Tell more; give it twice for everything'
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from remove" -s h -l help -d 'Print help'
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from rm" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from rm" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from rm" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from rm" -s f -l force -d 'Take the name away also when the image is in use; the image then stays without a name'
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from rm" -s v -l verbose -d 'Tell more; give it twice for everything'
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from rm" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from prune" -l older-than -d 'Only what has been on this host for so long, such as 24h' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from prune" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from prune" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from prune" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from prune" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from prune" -s a -l all -d 'Images with a name too'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from prune" -l dry-run -d 'Only say what would be removed'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from prune" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from prune" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from export" -l platform -d 'Of this platform, such as linux/arm64 [default: that of this host, or the only one there is]' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from export" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from export" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from export" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from export" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from export" -s h -l help -d 'Print help'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from push" -l platform -d 'Of this platform, such as linux/arm64 [default: that of this host, or the only one there is]' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from push" -l insecure-registry -d 'A registry, as `host[:port]`, that is spoken to without encryption; one on a loopback address always is' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from push" -s o -l output -d 'The form of the output' -r -f -a "table\t'Columns for people'
+wide\t'More columns'
+json\t'JSON'
+yaml\t'YAML'
+name\t'One name a line'"
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from push" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from push" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from push" -s n -l namespace -d 'The namespace' -r
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from push" -s v -l verbose -d 'Tell more; give it twice for everything'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from push" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from help" -f -a "pull" -d 'Bring an image onto this host'
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from help" -f -a "list" -d 'Show the images on this host'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from help" -f -a "df" -d 'Show how much of the disk images and root disks take'
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from help" -f -a "inspect" -d 'Show how an image on this host wants to be run'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from help" -f -a "tag" -d 'Give an image another name'
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from help" -f -a "remove" -d 'Remove images from this host, with the root disks made from them'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from help" -f -a "prune" -d 'Remove what nobody uses: images without a name, root disks, interrupted pulls'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from help" -f -a "export" -d 'Write an image to a file that other tools read'
+complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from help" -f -a "push" -d 'Send an image to a registry'
 complete -c microagent -n "__fish_microagent_using_subcommand image; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install build check verify remove rm help" -l state-dir -d 'Where workspaces are kept [default: /var/lib/microagent for root, else $XDG_STATE_HOME/microagent]' -r -F
 complete -c microagent -n "__fish_microagent_using_subcommand kernel; and not __fish_seen_subcommand_from list ls install build check verify remove rm help" -l cache-dir -d 'Where images and kernels are kept [default: /var/cache/microagent for root, else $XDG_CACHE_HOME/microagent]' -r -F
@@ -425,8 +483,13 @@ complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fi
 complete -c microagent -n "__fish_microagent_using_subcommand help; and not __fish_seen_subcommand_from up run apply plan get describe logs exec cp wait restart events delete image kernel supervisor doctor explain completion version help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from image" -f -a "pull" -d 'Bring an image onto this host'
 complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from image" -f -a "list" -d 'Show the images on this host'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from image" -f -a "df" -d 'Show how much of the disk images and root disks take'
 complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from image" -f -a "inspect" -d 'Show how an image on this host wants to be run'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from image" -f -a "tag" -d 'Give an image another name'
 complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from image" -f -a "remove" -d 'Remove images from this host, with the root disks made from them'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from image" -f -a "prune" -d 'Remove what nobody uses: images without a name, root disks, interrupted pulls'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from image" -f -a "export" -d 'Write an image to a file that other tools read'
+complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from image" -f -a "push" -d 'Send an image to a registry'
 complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from kernel" -f -a "list" -d 'Show the kernels that are installed'
 complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from kernel" -f -a "install" -d 'Install a kernel: the distribution\'s signed package, or a file'
 complete -c microagent -n "__fish_microagent_using_subcommand help; and __fish_seen_subcommand_from kernel" -f -a "build" -d 'Build a lean kernel of the distribution\'s signed source, and install it'

@@ -234,17 +234,16 @@ pub(super) fn whole(image: &Image) -> Value {
 
 fn inspect(context: &Context, store: &Store, wanted: &str, format: Format) -> Result<u8> {
     let image = store.look_up(wanted, None).map_err(|e| here(e, wanted))?;
-    let stored = store.list()?.into_iter().filter(|stored| stored.digest == image.digest);
-    // Looked up by its digest it is called by that.
-    let (named, others): (Vec<_>, Vec<_>) = stored.partition(|s| s.reference.as_ref() == Some(&image.reference));
-    let stored = named.into_iter().chain(others).next();
+    // An image without a name is called by its digest.
+    let is_meant = |name: &Option<String>| name.as_ref().is_none_or(|name| *name == image.reference);
+    let stored = store.list()?.into_iter().find(|s| s.digest == image.digest && is_meant(&s.reference));
     let baseline = store.baseline(&image)?;
     let mut value = whole(&image);
-    let names: Vec<String> = stored.iter().filter_map(|stored| stored.reference.clone()).collect();
-    value["reference"] = json!(stored.as_ref().and_then(|stored| stored.reference.clone()));
-    value["pulled"] = json!(stored.and_then(|stored| stored.pulled));
+    let name = stored.as_ref().and_then(|stored| stored.reference.as_deref());
+    value["reference"] = json!(name);
+    value["pulled"] = json!(stored.as_ref().and_then(|stored| stored.pulled));
     value["rootDisk"] = json!(baseline.map(|b| json!({ "path": b.path, "size": b.size, "allocated": b.allocated })));
-    value["usedBy"] = json!(uses(context).of(&image.digest, names.iter().map(String::as_str)));
+    value["usedBy"] = json!(uses(context).of(&image.digest, name));
     let format = if format == Format::Yaml { Format::Yaml } else { Format::Json };
     output::print(&output::structured(format, &value)?.unwrap_or_default())?;
     Ok(0)

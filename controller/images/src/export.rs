@@ -127,11 +127,12 @@ impl Store {
         let path = self.blob_path(digest);
         let file = File::open(&path).map_err(Error::io("read", &path))?;
         let size = file.metadata().map_err(Error::io("read", &path))?.len();
-        let mut reader = Verified { file, hasher: Hasher::new(), meter, cancelled: None };
+        let mut reader = Verified { path: &path, file, hasher: Hasher::new(), meter, failed: None };
         let appended = header(&blob_name(digest), EntryType::Regular, size)
             .and_then(|header| archive.append(&header, io::BufReader::with_capacity(CHUNK, &mut reader)));
-        if let Some(cancelled) = reader.cancelled {
-            return Err(cancelled);
+        // Why it could not be read says more than that it then was not written.
+        if let Some(failed) = reader.failed {
+            return Err(failed);
         }
         appended.map_err(Error::io("write", "the archive"))?;
         if reader.hasher.finish() == *digest {
@@ -171,19 +172,26 @@ struct DockerManifest {
 
 /// Reads a blob, hashing it.
 struct Verified<'a> {
+    path: &'a Path,
     file: File,
     hasher: Hasher,
     meter: &'a Meter,
-    cancelled: Option<Error>,
+    failed: Option<Error>,
 }
 
 impl Read for Verified<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Err(error) = self.meter.check() {
-            self.cancelled = Some(error);
+            self.failed = Some(error);
             return Err(io::Error::other("cancelled"));
         }
-        let read = self.file.read(buffer)?;
+        let read = match self.file.read(buffer) {
+            Err(e) if e.kind() != io::ErrorKind::Interrupted => {
+                self.failed = Some(Error::io("read", self.path)(e));
+                return Err(io::Error::other("the blob cannot be read"));
+            }
+            read => read?,
+        };
         self.hasher.update(&buffer[..read]);
         self.meter.add(read as u64);
         Ok(read)

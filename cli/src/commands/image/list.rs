@@ -132,7 +132,7 @@ mod tests {
         let rows = [row(image(Some("r.example/web:1"), b"web"), &uses), row(image(None, b"old"), &uses)];
         insta::assert_snapshot!(table(&rows, true, now), @r"
         IMAGE             DIGEST         PLATFORM      SIZE      ROOT DISK   USED   PULLED   STATE        USED BY
-        r.example/web:1   4a45092ccf4c   linux/amd64   2.0 MiB   5.0 MiB     2      60m      complete     retained disks of default/db, workspace default/web
+        r.example/web:1   4b5e57f6eb2f   linux/amd64   2.0 MiB   5.0 MiB     2      60m      complete     retained disks of default/db, workspace default/web
         <none>            cba06b5736fa   linux/amd64   2.0 MiB   <none>      0      60m      incomplete   <none>
         ");
     }
