@@ -13,6 +13,9 @@ mod baseline;
 mod credentials;
 mod error;
 mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod image;
 mod import;
 mod index;

@@ -36,4 +36,4 @@ pub use format::{EmptyOptions, MAX_SIZE, MIN_SIZE, format};
 pub use limits::Limits;
 
 /// Changes whenever the same layers and options would give other bytes. Part of every baseline's cache key.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
