@@ -16,6 +16,9 @@ mod credentials;
 mod error;
 mod export;
 mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod image;
 mod import;
 mod index;

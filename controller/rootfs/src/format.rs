@@ -206,7 +206,9 @@ impl Files {
         let lost = Name { inode: FIRST_INODE, name: b"lost+found", mode: kind::DIRECTORY };
         for (number, names, mode, links) in [(ROOT_INODE, &[lost][..], 0o755, 3), (FIRST_INODE, &[], 0o700, 2)] {
             let own_seed = inode_seed(seed, number);
-            let (blocks, _) = directory_blocks(number, ROOT_INODE, names, own_seed, &identity.hash_seed);
+            // One name at most, which fits.
+            let (blocks, _) =
+                directory_blocks(number, ROOT_INODE, names, own_seed, &identity.hash_seed).unwrap_or_default();
             let first = files.end;
             for block in blocks {
                 files.blocks.push((files.end, block));

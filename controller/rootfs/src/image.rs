@@ -10,8 +10,8 @@ use crate::{
     blocks::{Run, push_run},
     error::Error,
     ext4::{
-        BLOCK, BlockMap, ExtentTree, Group, INODE_ZEROED, INODES_PER_BLOCK, Inode, Name, Payload, Superblock,
-        attribute_block, descriptor_table, directory_blocks, fs_seed, inline_attributes, inode_seed, kind,
+        BLOCK, BlockMap, ExtentTree, Group, INODE_ZEROED, INODES_PER_BLOCK, Inode, MAX_LEAVES, Name, Payload,
+        Superblock, attribute_block, descriptor_table, directory_blocks, fs_seed, inline_attributes, inode_seed, kind,
     },
     layer::Device,
     layout::{FIRST_DATA_BLOCK, Layout, TOO_MANY_BLOCKS},
@@ -138,7 +138,8 @@ fn write_extra(
                 .map(|(name, &child)| Name { inode: numbering.of(child), name, mode: file_type(tree.node(child)) })
                 .collect();
             let parent = numbering.of(directory.parent);
-            let (blocks, indexed) = directory_blocks(number, parent, &names, own_seed, &identity.hash_seed);
+            let (blocks, indexed) = directory_blocks(number, parent, &names, own_seed, &identity.hash_seed)
+                .ok_or(Error::TooLarge { what: "blocks of names in one directory", limit: MAX_LEAVES as u64 })?;
             extra.indexed = indexed;
             extra.content = blocks.len() as u32;
             for block in &blocks {

@@ -45,4 +45,4 @@ pub use overlay::{LayerContents, LayerOptions, Misfit, OverlayError, write_layer
 pub use reader::ReadError;
 
 /// Changes whenever the same layers and options would give other bytes. Part of every baseline's cache key.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;

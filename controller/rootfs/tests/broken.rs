@@ -150,7 +150,8 @@ fn a_layer_cut_at_any_byte_is_refused() {
             assert_eq!(refused(vec![layer(blob, &bytes)]).category(), "LayerCorrupt", "{trailing:?}");
         }
     }
-    for cut in 0..bytes.len() {
+    // The parser's own test takes every byte.
+    for cut in (0..bytes.len()).filter(|cut| cut % 512 < 3 || cut % 512 == 511 || cut % 61 == 0) {
         let cut = &bytes[..cut];
         let (_disk, out) = Disk::new();
         let built = build(vec![layer(cut.to_vec(), cut)], &out, &options(), &Silent);

@@ -39,24 +39,24 @@ impl Name<'_> {
 }
 
 /// The blocks of a directory, and whether they are a hash tree: more than one block always is, or the kernel would
-/// search it name by name for ever.
+/// search it name by name for ever. `None` when the names are more than a hash tree holds.
 pub(crate) fn directory_blocks(
     own: u32,
     parent: u32,
     names: &[Name<'_>],
     inode_seed: u32,
     hash_seed: &[u8; 16],
-) -> (Vec<[u8; BLOCK]>, bool) {
+) -> Option<(Vec<[u8; BLOCK]>, bool)> {
     let mut all = vec![
         Name { inode: own, name: b".", mode: super::kind::DIRECTORY },
         Name { inode: parent, name: b"..", mode: super::kind::DIRECTORY },
     ];
     let size: usize = names.iter().chain(&all).map(Name::size).sum();
     if size > ROOM {
-        return (htree::blocks(own, parent, names, inode_seed, hash_seed), true);
+        return Some((htree::blocks(own, parent, names, inode_seed, hash_seed)?, true));
     }
     all.extend_from_slice(names);
-    (vec![leaf(&all, inode_seed)], false)
+    Some((vec![leaf(&all, inode_seed)], false))
 }
 
 /// A block of names, which must fit.

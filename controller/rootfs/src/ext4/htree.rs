@@ -13,6 +13,8 @@ const NODE_ENTRIES: usize = 8;
 /// How many there can be; the first has no hash, for it stands for all below the second.
 const ROOT_LIMIT: usize = (BLOCK - ROOT_ENTRIES - 8) / 8;
 const NODE_LIMIT: usize = (BLOCK - NODE_ENTRIES - 8) / 8;
+/// Blocks of names that the root and one level below it reach.
+pub(crate) const MAX_LEAVES: usize = ROOT_LIMIT * NODE_LIMIT;
 const HALF_MD4: u8 = 1;
 
 /// Points to a block that holds names from this hash on.
@@ -24,14 +26,14 @@ struct Pointer {
 
 /// The blocks of an indexed directory: the root, the leaves, then nodes between them where the root alone does not do.
 ///
-/// 507 * 510 leaves can be reached, which the entry limit keeps out of sight.
+/// `None` when there are more leaves than two levels reach: 3.8 million of the longest names.
 pub(crate) fn blocks(
     own: u32,
     parent: u32,
     names: &[Name<'_>],
     inode_seed: u32,
     hash_seed: &[u8; 16],
-) -> Vec<[u8; BLOCK]> {
+) -> Option<Vec<[u8; BLOCK]>> {
     let mut hashed: Vec<(u32, Name<'_>)> = names.iter().map(|name| (half_md4(name.name, hash_seed), *name)).collect();
     hashed.sort_by(|a, b| (a.0, a.1.name).cmp(&(b.0, b.1.name)));
     let mut blocks = vec![[0; BLOCK]];
@@ -59,18 +61,25 @@ pub(crate) fn blocks(
         last_hash = mine.last().map(|(hash, _)| *hash);
         rest = others;
     }
-    let mut levels = 0;
-    if pointers.len() > ROOT_LIMIT {
-        let mut nodes = Vec::new();
-        for children in pointers.chunks(NODE_LIMIT) {
-            nodes.push(Pointer { hash: children.first().map_or(0, |c| c.hash), block: blocks.len() as u32 });
-            blocks.push(node(children, inode_seed));
-        }
-        pointers = nodes;
-        levels = 1;
-    }
+    let (levels, pointers) = index(pointers, &mut blocks, inode_seed)?;
     blocks[0] = root(own, parent, levels, &pointers, inode_seed);
-    blocks
+    Some(blocks)
+}
+
+/// What the root points to, and how many levels of nodes are below it; the nodes are added to the blocks.
+fn index(leaves: Vec<Pointer>, blocks: &mut Vec<[u8; BLOCK]>, seed: u32) -> Option<(u8, Vec<Pointer>)> {
+    if leaves.len() <= ROOT_LIMIT {
+        return Some((0, leaves));
+    }
+    if leaves.len() > MAX_LEAVES {
+        return None;
+    }
+    let mut nodes = Vec::new();
+    for children in leaves.chunks(NODE_LIMIT) {
+        nodes.push(Pointer { hash: children.first().map_or(0, |c| c.hash), block: blocks.len() as u32 });
+        blocks.push(node(children, seed));
+    }
+    Some((1, nodes))
 }
 
 fn root(own: u32, parent: u32, levels: u8, pointers: &[Pointer], seed: u32) -> [u8; BLOCK] {
@@ -105,4 +114,22 @@ fn fill(out: &mut [u8; BLOCK], start: usize, limit: usize, pointers: &[Pointer],
     // The checksum covers the entries in use, then four reserved bytes, then itself as zero.
     let sum = checksum(checksum(seed, &out[..start + pointers.len() * 8]), &[0; 8]);
     put(out, start + limit * 8 + 4, sum.to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_leaves_than_two_levels_reach_are_refused() {
+        let leaves = |count: usize| vec![Pointer { hash: 2, block: 1 }; count];
+        let shape = |count| {
+            let mut blocks = Vec::new();
+            index(leaves(count), &mut blocks, 1).map(|(levels, top)| (levels, top.len(), blocks.len()))
+        };
+        assert_eq!(shape(ROOT_LIMIT), Some((0, ROOT_LIMIT, 0)));
+        assert_eq!(shape(ROOT_LIMIT + 1), Some((1, 1, 1)));
+        assert_eq!(shape(MAX_LEAVES), Some((1, ROOT_LIMIT, ROOT_LIMIT)));
+        assert_eq!(shape(MAX_LEAVES + 1), None);
+    }
 }

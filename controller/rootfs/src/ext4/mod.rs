@@ -20,6 +20,7 @@ pub(crate) use bitmap::{BlockMap, inode_bitmap};
 pub(crate) use dir::{Name, directory_blocks};
 pub(crate) use extent::ExtentTree;
 pub(crate) use group::{Group, INODE_ZEROED, descriptor_table};
+pub(crate) use htree::MAX_LEAVES;
 pub(crate) use inode::{Inode, Payload, kind};
 pub(crate) use journal::{journal_blocks, journal_superblock};
 pub(crate) use superblock::{Journal, SUPERBLOCK, Superblock};
