@@ -7,6 +7,7 @@
 //! build/objects/       what is compiled; an interrupted build goes on from there
 //! build/objects.json   of which source, configuration and tools the objects are
 //! build/asked.config   all fragments as one
+//! build/image          the kernel, stripped
 //! build/log            what the last build printed
 //! ```
 //!
@@ -166,7 +167,8 @@ impl Workshop<'_> {
         let made = make.build(plan.jobs, FILES, progress)?;
 
         progress.step(Step { what: "stripping the kernel".to_owned(), done: 0, total: None });
-        let image = objects.join("kernel");
+        // Not among the objects, where the kernel's own build has directories of many names.
+        let image = self.dir.join("image");
         self.strip(&plan.tools, &made, &image, progress)?;
         let record = BuildRecord {
             key: plan.key,
@@ -226,7 +228,7 @@ impl Workshop<'_> {
 impl Built {
     /// Removes all that a build leaves, but its log: the kernel is installed.
     pub(crate) fn clear(&self) -> Result<()> {
-        for name in ["objects.json", "asked.config"] {
+        for name in ["objects.json", "asked.config", "image"] {
             durable::remove_file(&self.dir.join(name))?;
         }
         for name in ["objects", "source", "packages"] {

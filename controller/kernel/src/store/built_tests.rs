@@ -42,7 +42,7 @@ impl Host {
             ),
         );
         host.program("ld", &format!("{head}echo 'ld 2.40'\n"));
-        host.program("strip", &format!("{head}cp $4 $3\n"));
+        host.program("strip", &format!("{head}[ ! -d $3 ] && cp $4 $3\n"));
         for name in ["flex", "bison", "bc", "gzip"] {
             host.program(name, &format!("{head}exit 1\n"));
         }
@@ -55,7 +55,7 @@ impl Host {
                  else cp $KCONFIG_ALLCONFIG $out/.config; fi;;\n\
                  *vmlinux) echo \"$SOURCE_DATE_EPOCH $KBUILD_BUILD_TIMESTAMP ${{CFLAGS:-}}\" >> $here/builds\n\
                  [ ! -e $out/main.o ] || echo resumed >> $here/builds\n\
-                 echo '  CC      init/main.o'; : > $out/main.o\n\
+                 echo '  CC      init/main.o'; mkdir -p $out/kernel; : > $out/main.o\n\
                  [ ! -e $here/slow ] || exec sleep 60\n\
                  [ ! -e $here/fail ] || {{ cat $here/fail >&2; exit 2; }}\n\
                  cp $here/vmlinux $out/vmlinux;;\nesac\n"
