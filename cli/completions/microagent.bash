@@ -19,6 +19,9 @@ _microagent() {
             microagent,apply)
                 cmd="microagent__subcmd__apply"
                 ;;
+            microagent,commit)
+                cmd="microagent__subcmd__commit"
+                ;;
             microagent,completion)
                 cmd="microagent__subcmd__completion"
                 ;;
@@ -81,6 +84,9 @@ _microagent() {
                 ;;
             microagent__subcmd__help,apply)
                 cmd="microagent__subcmd__help__subcmd__apply"
+                ;;
+            microagent__subcmd__help,commit)
+                cmd="microagent__subcmd__help__subcmd__commit"
                 ;;
             microagent__subcmd__help,completion)
                 cmd="microagent__subcmd__help__subcmd__completion"
@@ -278,7 +284,7 @@ _microagent() {
 
     case "${cmd}" in
         microagent)
-            opts="-n -v -h -V --state-dir --cache-dir --namespace --verbose --help --version up run apply plan get describe logs exec cp wait restart events delete image kernel supervisor doctor explain completion version help"
+            opts="-n -v -h -V --state-dir --cache-dir --namespace --verbose --help --version up run apply plan get describe logs exec cp wait restart events delete commit image kernel supervisor doctor explain completion version help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -319,6 +325,60 @@ _microagent() {
                     return 0
                     ;;
                 -f)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__commit)
+            opts="-m -a -o -n -v -h --message --author --output --state-dir --cache-dir --namespace --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --message)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -m)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --author)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -a)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -696,7 +756,7 @@ _microagent() {
             return 0
             ;;
         microagent__subcmd__help)
-            opts="up run apply plan get describe logs exec cp wait restart events delete image kernel supervisor doctor explain completion version help"
+            opts="up run apply plan get describe logs exec cp wait restart events delete commit image kernel supervisor doctor explain completion version help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -710,6 +770,20 @@ _microagent() {
             return 0
             ;;
         microagent__subcmd__help__subcmd__apply)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__help__subcmd__commit)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -98,7 +98,9 @@ fn elsewhere(command: &str) -> String {
         "explain" => "use `kubectl explain workspaces.spec`",
         "run" => "write a Workspace and use `kubectl apply -f FILE`",
         "up" => "the node agents of the cluster do that; see `kubectl -n microagent-system get pods`",
-        "doctor" | "image" | "kernel" | "supervisor" => "that is about one host: use `microagent` on the node",
+        "commit" | "doctor" | "image" | "kernel" | "supervisor" => {
+            "that is about one host: use `microagent` on the node"
+        }
         _ => return format!("there is no command {command:?}; see `{} --help`", program()),
     };
     format!("{command:?} is no command for a cluster: {instead}")
