@@ -68,7 +68,7 @@ const LAYER_TYPES: [&str; 6] = [
 ];
 
 /// Docker stops at 127 layers; no builder makes many more, and each costs an open file.
-const MAX_LAYERS: usize = 512;
+pub(crate) const MAX_LAYERS: usize = 512;
 
 /// A checked manifest: what must be fetched.
 #[derive(Clone, Debug)]

@@ -12,6 +12,7 @@ mod archive;
 mod arrival;
 mod baseline;
 mod credentials;
+mod docker_archive;
 mod error;
 mod fetch;
 mod image;

@@ -78,7 +78,12 @@ async fn bearer_token(registry: &Registry, challenge: &Bearer, what: &str) -> Re
         Some(Login::Identity(token)) => {
             form.extend([("grant_type", "refresh_token"), ("client_id", "microagent"), ("refresh_token", token)]);
             // A redirect would carry the token to another server.
-            let http = client(is_loopback(realm.host_str().unwrap_or_default()), Policy::none(), &registry.roots)?;
+            let http = client(
+                is_loopback(realm.host_str().unwrap_or_default()),
+                Policy::none(),
+                &registry.roots,
+                registry.patience,
+            )?;
             let mut body = realm.clone();
             body.query_pairs_mut().clear().extend_pairs(&form);
             http.post(realm)

@@ -27,8 +27,8 @@ use crate::{Error, Result, credentials::Found, wire};
 
 /// Long enough for a slow handshake through a proxy.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A transfer that gives nothing for so long is cut and continued.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Manifests, configs and tokens are small: who sends one so slowly does not mean to send it.
+const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Registries redirect once to their storage, some twice.
 const MAX_REDIRECTS: usize = 5;
 
@@ -41,6 +41,7 @@ pub(crate) struct Registry {
     found: Found,
     /// Trusted beside the certificates of the system.
     roots: Vec<Certificate>,
+    patience: Duration,
     authorization: Mutex<Option<HeaderValue>>,
 }
 
@@ -61,6 +62,7 @@ impl Registry {
         reference: &RegistryReference,
         plain: bool,
         ca_file: Option<&Path>,
+        patience: Duration,
         found: Found,
     ) -> Result<Self> {
         let name = reference.registry().to_owned();
@@ -74,12 +76,13 @@ impl Registry {
         })?;
         let roots = ca_file.map_or(Ok(Vec::new()), |path| tls::roots(&name, path))?;
         Ok(Self {
-            http: client(is_loopback(&name), Policy::custom(follow), &roots)?,
+            http: client(is_loopback(&name), Policy::custom(follow), &roots, patience)?,
             base,
             name,
             repository: reference.repository().to_owned(),
             found,
             roots,
+            patience,
             authorization: Mutex::new(None),
         })
     }
@@ -184,12 +187,17 @@ impl Registry {
     }
 
     async fn read(&self, response: Response, limit: u64, what: &str) -> Result<Vec<u8>> {
-        match body::read(response, limit).await {
-            Ok(Some(bytes)) => Ok(bytes),
-            Ok(None) => {
+        match tokio::time::timeout(DOCUMENT_TIMEOUT, body::read(response, limit)).await {
+            Ok(Ok(Some(bytes))) => Ok(bytes),
+            Ok(Ok(None)) => {
                 Err(Error::TooLarge { what: what.to_owned(), origin: format!("registry {}", self.name), limit })
             }
-            Err(e) => Err(self.unreachable(what, e)),
+            Ok(Err(e)) => Err(self.unreachable(what, e)),
+            Err(_) => Err(Error::RegistryUnreachable {
+                registry: self.name.clone(),
+                what: what.to_owned(),
+                why: format!("it was not there after {} s", DOCUMENT_TIMEOUT.as_secs()),
+            }),
         }
     }
 
@@ -223,11 +231,11 @@ impl Registry {
 }
 
 /// Makes an HTTP client. Registries on this host are never asked through a proxy.
-fn client(direct: bool, redirects: Policy, roots: &[Certificate]) -> Result<Client> {
+fn client(direct: bool, redirects: Policy, roots: &[Certificate], patience: Duration) -> Result<Client> {
     let builder = Client::builder()
         .user_agent(concat!("microagent/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
+        .read_timeout(patience)
         .redirect(redirects);
     let builder = if roots.is_empty() { builder } else { builder.tls_certs_merge(roots.iter().cloned()) };
     let builder = if direct { builder.no_proxy() } else { builder };
@@ -281,7 +289,11 @@ mod tests {
         }
         let scheme = |name: &str, plain: bool| {
             let reference: RegistryReference = format!("{name}/x").parse().unwrap();
-            Registry::new(&reference, plain, None, Found::default()).unwrap().base.scheme().to_owned()
+            Registry::new(&reference, plain, None, Duration::from_secs(1), Found::default())
+                .unwrap()
+                .base
+                .scheme()
+                .to_owned()
         };
         assert_eq!(scheme("r.example:5000", false), "https");
         assert_eq!(scheme("r.example:5000", true), "http");
