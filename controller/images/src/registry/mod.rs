@@ -242,16 +242,24 @@ fn client(direct: bool, redirects: Policy, roots: &[Certificate], patience: Dura
     builder.build().map_err(|e| Error::Http(body::causes(e)))
 }
 
-/// Follows a registry to its storage, but never from an encrypted connection to a plain one.
 fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
-    if attempt.previous().len() > MAX_REDIRECTS {
-        return attempt.error("it redirects too often");
+    match may_follow(attempt.previous(), attempt.url()) {
+        Ok(()) => attempt.follow(),
+        Err(why) => attempt.error(why),
     }
-    let encrypted = attempt.previous().iter().any(|url| url.scheme() == "https");
-    match attempt.url().scheme() {
-        "https" => attempt.follow(),
-        "http" if !encrypted => attempt.follow(),
-        _ => attempt.error("it redirects from https to an unencrypted place"),
+}
+
+/// A registry is followed to its storage, but never from an encrypted connection to a plain one.
+fn may_follow(previous: &[Url], next: &Url) -> Result<(), &'static str> {
+    if previous.len() > MAX_REDIRECTS {
+        return Err("it redirects too often");
+    }
+    let encrypted = previous.iter().any(|url| url.scheme() == "https");
+    match next.scheme() {
+        "https" => Ok(()),
+        "http" if !encrypted => Ok(()),
+        "http" => Err("it redirects from https to an unencrypted place"),
+        _ => Err("it redirects to what is no place on the web"),
     }
 }
 
@@ -298,6 +306,19 @@ mod tests {
         assert_eq!(scheme("r.example:5000", false), "https");
         assert_eq!(scheme("r.example:5000", true), "http");
         assert_eq!(scheme("localhost:5000", false), "http");
+    }
+
+    #[test]
+    fn redirects_never_lead_from_an_encrypted_place_to_a_plain_one_nor_on_for_ever() {
+        let urls = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Url>>();
+        let may = |previous: &[&str], next: &str| may_follow(&urls(previous), &next.parse().unwrap()).is_ok();
+        assert!(may(&["https://r.example/v2/"], "https://storage.example/x"));
+        assert!(may(&["http://r.example/v2/"], "http://storage.example/x"));
+        assert!(may(&["http://r.example/v2/"], "https://storage.example/x"));
+        assert!(!may(&["https://r.example/v2/"], "http://r.example/v2/"));
+        assert!(!may(&["http://r.example/", "https://r.example/"], "http://r.example/"));
+        assert!(!may(&["http://r.example/"], "file:///etc/passwd"));
+        assert!(!may(&["https://r.example/"; MAX_REDIRECTS + 1], "https://r.example/"));
     }
 
     #[test]
