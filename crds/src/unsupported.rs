@@ -50,12 +50,6 @@ pub struct Refusal {
 
 /// Everything that cannot be done yet.
 pub const UNSUPPORTED: &[Unsupported] = &[
-    all(
-        "spec.image",
-        "docker-archive:",
-        "convert it with `skopeo copy docker-archive:FILE oci-archive:FILE2` and use oci-archive:",
-        |s| field(s.image.starts_with("docker-archive:"), "spec.image"),
-    ),
     Unsupported {
         field: "spec.imagePullSecrets",
         values: "",

@@ -32,7 +32,7 @@ pub(crate) struct Args {
 enum Verb {
     /// Bring an image onto this host
     Pull {
-        /// The image: `registry/name:tag`, `name@sha256:…`, `oci-layout:DIR[:tag]` or `oci-archive:FILE`
+        /// The image: `registry/name:tag`, `name@sha256:…`, `oci-layout:DIR[:tag]`, `oci-archive:FILE` or `docker-archive:FILE[:name:tag]`
         image: ImageReference,
         /// For this platform, such as linux/arm64 [default: that of this host]
         #[arg(long)]

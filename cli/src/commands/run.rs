@@ -31,7 +31,7 @@ use microagent_crds::{ConditionType, Phase, Reason};
                         same loop runs in this process until the command has ended."
 )]
 pub(crate) struct Args {
-    /// The image: `registry/name:tag`, `name@sha256:…`, `oci-layout:DIR[:tag]` or `oci-archive:FILE`
+    /// The image: `registry/name:tag`, `name@sha256:…`, `oci-layout:DIR[:tag]`, `oci-archive:FILE` or `docker-archive:FILE[:name:tag]`
     image: String,
     /// The command and its arguments, in place of the image's own
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]

@@ -20,13 +20,23 @@ use crate::{
 const BLOCK: u64 = 512;
 /// An image has three members and one for each layer; a whole repository in one archive has some thousands.
 const MAX_MEMBERS: usize = 100_000;
+/// Links from one to the next. Docker linked layers that were the same, once.
+const MAX_LINKS: usize = 8;
 /// The largest extension header that is read: one that gives the size of a member needs some bytes.
 const MAX_EXTENSION: u64 = 64 << 10;
 
 /// The archive and where its members are.
 pub(crate) struct Archive {
     file: File,
-    members: HashMap<String, (u64, u64)>,
+    members: Members,
+}
+
+/// Where the members are.
+#[derive(Default)]
+struct Members {
+    files: HashMap<String, (u64, u64)>,
+    /// Other names, and the names they stand for.
+    links: HashMap<String, String>,
 }
 
 impl Archive {
@@ -39,14 +49,19 @@ impl Archive {
 
 impl Layout for Archive {
     fn member(&self, name: &str) -> io::Result<Option<Member>> {
-        let Some(&(at, size)) = self.members.get(name) else { return Ok(None) };
+        let mut name = name;
+        for _ in 0..MAX_LINKS {
+            let Some(target) = self.members.links.get(name) else { break };
+            name = target;
+        }
+        let Some(&(at, size)) = self.members.files.get(name) else { return Ok(None) };
         Ok(Some(Member { size, file: self.file.try_clone()?, at: Some(at) }))
     }
 }
 
-fn walk(file: &File, length: u64) -> io::Result<HashMap<String, (u64, u64)>> {
+fn walk(file: &File, length: u64) -> io::Result<Members> {
     let bad = |at: u64, why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{why} at byte {at}"));
-    let mut members = HashMap::new();
+    let mut members = Members::default();
     let (mut at, mut next_size) = (0, None);
     while at + BLOCK <= length {
         let mut block = [0; BLOCK as usize];
@@ -70,20 +85,56 @@ fn walk(file: &File, length: u64) -> io::Result<HashMap<String, (u64, u64)>> {
         let end = data.checked_add(size).filter(|end| *end <= length).ok_or_else(|| bad(at, "it is cut off"))?;
         match kind {
             EntryType::Regular | EntryType::Continuous => {
-                let path = header.path_bytes();
-                let name = std::str::from_utf8(&path).ok().map(|name| name.trim_start_matches("./").to_owned());
-                if members.len() >= MAX_MEMBERS {
-                    return Err(bad(at, "it has more than 100000 members"));
-                }
                 // Of two members of one name the last one counts, as when unpacking.
-                members.extend(name.map(|name| (name, (data, size))));
+                if let Some(name) = name(header) {
+                    members.links.remove(&name);
+                    members.files.insert(name, (data, size));
+                }
+            }
+            EntryType::Symlink | EntryType::Link => {
+                let link = header.link_name_bytes();
+                let from = name(header);
+                if let (Some(name), Some(link)) =
+                    (from, link.as_deref().and_then(|link| std::str::from_utf8(link).ok()))
+                    && let Some(target) = target(&name, link, kind == EntryType::Symlink)
+                {
+                    members.files.remove(&name);
+                    members.links.insert(name, target);
+                }
             }
             EntryType::XHeader => next_size = extension_size(file, data, size)?,
             _ => {}
         }
+        if members.files.len() + members.links.len() > MAX_MEMBERS {
+            return Err(bad(at, "it has more than 100000 members"));
+        }
         at = end.div_ceil(BLOCK).checked_mul(BLOCK).ok_or_else(|| bad(at, "it is cut off"))?;
     }
     Ok(members)
+}
+
+fn name(header: &Header) -> Option<String> {
+    let path = header.path_bytes();
+    std::str::from_utf8(&path).ok().map(|name| name.trim_start_matches("./").to_owned())
+}
+
+/// The member that a link stands for; none when it leads out of the archive, where nothing is ever looked for.
+fn target(name: &str, link: &str, relative: bool) -> Option<String> {
+    let mut parts: Vec<&str> = if relative { name.split('/').collect() } else { Vec::new() };
+    parts.pop();
+    if link.starts_with('/') {
+        return None;
+    }
+    for part in link.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop()?;
+            }
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
 }
 
 /// Whether the checksum of a header is right: the sum of its bytes, its own field taken as spaces.
@@ -163,7 +214,7 @@ mod tests {
         let mut gzip = vec![0x1f, 0x8b];
         gzip.resize(1024, 3);
         assert!(open(&gzip).err().unwrap().to_string().contains("decompress it first"));
-        assert!(open(b"").unwrap().members.is_empty());
+        assert!(open(b"").unwrap().members.files.is_empty());
     }
 
     #[test]
@@ -203,7 +254,7 @@ mod tests {
                 bytes[..512].copy_from_slice(header.as_bytes());
             }
             if let Ok(archive) = open(&bytes) {
-                for (at, size) in archive.members.values() {
+                for (at, size) in archive.members.files.values() {
                     proptest::prop_assert!(at + size <= bytes.len() as u64);
                 }
             }

@@ -12,12 +12,13 @@ use crate::{
     Error, Image, ImageReference, Platform, Result, Store,
     archive::{Archive, At},
     arrival::{Arrival, Arrivals},
+    docker_archive::DockerArchive,
     image::Manifest,
     ingest::Ingest,
     layout::Directory,
     lock,
     meter::Meter,
-    resolve::{self, Resolved},
+    resolve::{self, Resolved, Way},
     wire::{self, Descriptor},
 };
 
@@ -54,29 +55,31 @@ pub(crate) struct Import {
 impl Import {
     /// Finds the image that a local reference names.
     pub(crate) fn open(store: Store, reference: &ImageReference, name: &str, platform: &Platform) -> Result<Self> {
-        let (opened, tag) = match reference {
+        let unreadable = |e: io::Error| unreadable(name, &e);
+        let (layout, tag): (Box<dyn Layout>, _) = match reference {
             ImageReference::OciLayout { dir, tag } => {
-                (Directory::open(dir).map(|d| Box::new(d) as Box<dyn Layout>), tag.as_deref())
+                (Box::new(Directory::open(dir).map_err(unreadable)?), tag.as_deref())
             }
             ImageReference::OciArchive { file, tag } => {
-                (Archive::open(file).map(|a| Box::new(a) as Box<dyn Layout>), tag.as_deref())
+                (Box::new(Archive::open(file).map_err(unreadable)?), tag.as_deref())
+            }
+            ImageReference::DockerArchive { file, image } => {
+                (Box::new(DockerArchive::open(file, image.as_ref(), name)?), None)
             }
             ImageReference::Registry(_) => {
                 let why = "it is in a registry, not on this host".to_owned();
                 return Err(Error::InvalidReference { reference: name.to_owned(), why });
             }
         };
-        let layout = opened.map_err(|e| unreadable(name, &e))?;
         let source = Source { store, layout, name: name.to_owned() };
         source.check_version()?;
-        let top = source.named(tag, platform)?;
-        let bytes = source.document(&top, wire::MAX_MANIFEST, "a manifest")?;
-        let (descriptor, bytes, document) = match resolve::resolve(name, &bytes, platform)? {
-            Resolved::Manifest(document) => (top, bytes, document),
-            Resolved::Entry(entry) => {
-                let bytes = source.document(&entry, wire::MAX_MANIFEST, "a manifest")?;
-                let document = resolve::manifest(name, &bytes)?;
-                (entry, bytes, document)
+        let mut way = Way::default();
+        let mut descriptor = source.named(tag, platform)?;
+        let (bytes, document) = loop {
+            let bytes = source.document(&descriptor, wire::MAX_MANIFEST, "a manifest")?;
+            match resolve::resolve(name, &bytes, platform)? {
+                Resolved::Manifest(document) => break (bytes, document),
+                Resolved::Entry(entry) => descriptor = way.down(name, entry)?,
             }
         };
         let manifest = Manifest::of(name, document)?;
@@ -229,12 +232,12 @@ impl Source {
     }
 }
 
-fn blob_name(digest: &Digest) -> String {
+pub(crate) fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
 /// Tells an image that is not there from one that cannot be read.
-fn unreadable(name: &str, error: &io::Error) -> Error {
+pub(crate) fn unreadable(name: &str, error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
             Error::ImageNotFound { reference: name.to_owned(), why: format!("{error}; check the path") }

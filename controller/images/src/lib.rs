@@ -13,6 +13,7 @@ mod arrival;
 mod baseline;
 mod commit;
 mod credentials;
+mod docker_archive;
 mod error;
 mod export;
 mod fetch;

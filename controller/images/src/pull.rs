@@ -22,7 +22,7 @@ use crate::{
     meter::Meter,
     registries::Sources,
     registry::{Registry, RegistryReference},
-    resolve::{self, Resolved},
+    resolve::{self, Resolved, Way},
     wire::{self, Descriptor, Document},
 };
 
@@ -54,17 +54,20 @@ pub struct PullOptions {
     pub insecure: Vec<String>,
     /// How registries are reached otherwise: mirrors and certificates.
     pub registries: Registries,
+    /// How long a registry may be silent in the middle of an answer before it is asked again.
+    pub patience: Duration,
     /// How many layers come at once, at least 1.
     pub parallel: usize,
 }
 
 impl Default for PullOptions {
-    /// The user's logins, no mirrors, encryption everywhere, 3 layers at once as Docker does.
+    /// The user's logins, no mirrors, encryption everywhere, half a minute of patience, 3 layers at once as Docker does.
     fn default() -> Self {
         Self {
             credentials: Credentials::from_environment(),
             insecure: Vec::new(),
             registries: Registries::default(),
+            patience: Duration::from_secs(30),
             parallel: 3,
         }
     }
@@ -200,8 +203,7 @@ impl Store {
     ) -> Result<Image> {
         let what = format!("pulling {name}");
         let meter = Meter::new(progress.clone(), &what, None);
-        let PullOptions { credentials, insecure, registries, .. } = options;
-        let sources = Sources::of(reference, registries, insecure, credentials).await?;
+        let sources = Sources::of(reference, options).await?;
         let remote = Remote { store: self, sources: &sources, name, platform, meter: &meter };
 
         let (descriptor, bytes, document) = remote.manifest(reference).await?;
@@ -267,32 +269,28 @@ impl Remote<'_> {
             (Some(digest), _) => digest.to_string(),
             (None, tag) => tag.unwrap_or("latest").to_owned(),
         };
-        let (bytes, media_type) = self.ask(&version, pinned).await?;
-        match resolve::resolve(self.name, &bytes, self.platform)? {
-            Resolved::Manifest(document) => {
-                // Docker images from before OCI name their type in the document; for others the header tells.
-                let media_type = document.media_type.clone().or(media_type);
-                let descriptor = Descriptor {
-                    media_type: media_type.unwrap_or_else(|| wire::OCI_MANIFEST.to_owned()),
-                    digest: Digest::of(&bytes),
-                    size: bytes.len() as u64,
-                    platform: None,
-                    annotations: None,
-                };
-                Ok((descriptor, bytes, document))
-            }
-            Resolved::Entry(entry) => {
-                let bytes = match self.stored(&entry.digest, wire::MAX_MANIFEST).await? {
-                    Some(bytes) => bytes,
-                    None => {
-                        let version = entry.digest.to_string();
-                        self.ask(&version, Some(entry.digest)).await?.0
-                    }
-                };
-                let document = resolve::manifest(self.name, &bytes)?;
-                Ok((entry, bytes, document))
-            }
-        }
+        let (mut bytes, media_type) = self.ask(&version, pinned).await?;
+        let (mut way, mut found) = (Way::default(), None);
+        let document = loop {
+            let entry = match resolve::resolve(self.name, &bytes, self.platform)? {
+                Resolved::Manifest(document) => break document,
+                Resolved::Entry(entry) => way.down(self.name, entry)?,
+            };
+            bytes = match self.stored(&entry.digest, wire::MAX_MANIFEST).await? {
+                Some(bytes) => bytes,
+                None => self.ask(&entry.digest.to_string(), Some(entry.digest)).await?.0,
+            };
+            found = Some(entry);
+        };
+        let descriptor = found.unwrap_or_else(|| Descriptor {
+            // Docker images from before OCI name their type in the document; for others the header tells.
+            media_type: document.media_type.clone().or(media_type).unwrap_or_else(|| wire::OCI_MANIFEST.to_owned()),
+            digest: Digest::of(&bytes),
+            size: bytes.len() as u64,
+            platform: None,
+            annotations: None,
+        });
+        Ok((descriptor, bytes, document))
     }
 
     /// Asks for a manifest as often as it is worth it, wherever it may be.

@@ -112,7 +112,7 @@ impl Store {
         from.dedup();
         let place = options.registries.itself(&target);
         let plain = place.insecure || options.insecure.iter().any(|name| name == target.registry());
-        let registry = Registry::for_push(&target, plain, place.ca_file.as_deref(), found, &from)?;
+        let registry = Registry::for_push(&target, plain, place.ca_file.as_deref(), options.patience, found, &from)?;
         let layers = unique(&source.manifest.layers);
         let size = layers.iter().map(|l| l.size).sum::<u64>() + source.manifest.config.size;
         let meter = Meter::new(progress.clone(), &what, Some(size));

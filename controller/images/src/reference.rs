@@ -30,9 +30,28 @@ pub enum ImageReference {
         /// As in [`ImageReference::OciLayout`].
         tag: Option<String>,
     },
+    /// An uncompressed tar file that `docker save` wrote.
+    DockerArchive {
+        /// The file.
+        file: PathBuf,
+        /// The image in it, by a name it was saved under; needed when it holds several.
+        image: Option<RegistryReference>,
+    },
 }
 
 impl ImageReference {
+    /// What is read of a `docker-archive:` reference behind the transport. As to other tools, the path has no colon.
+    fn docker_archive(text: &str) -> Result<Self, String> {
+        let (file, image) = match text.split_once(':') {
+            Some((file, image)) => (file, Some(image.parse::<RegistryReference>()?)),
+            None => (text, None),
+        };
+        if file.is_empty() || image.as_ref().is_some_and(|image| image.digest().is_some()) {
+            return Err("write docker-archive:FILE[:NAME:TAG], with no colon in the path".to_owned());
+        }
+        Ok(Self::DockerArchive { file: file.into(), image })
+    }
+
     /// The digest that the reference is pinned to. It may be that of an image index.
     #[must_use]
     pub fn digest(&self) -> Option<Digest> {
@@ -50,6 +69,9 @@ impl ImageReference {
             Self::Registry(_) => self.to_string(),
             Self::OciLayout { dir, tag } => Self::OciLayout { dir: absolute(dir), tag: tag.clone() }.to_string(),
             Self::OciArchive { file, tag } => Self::OciArchive { file: absolute(file), tag: tag.clone() }.to_string(),
+            Self::DockerArchive { file, image } => {
+                Self::DockerArchive { file: absolute(file), image: image.clone() }.to_string()
+            }
         }
     }
 
@@ -61,6 +83,7 @@ impl ImageReference {
             Self::OciLayout { tag, .. } | Self::OciArchive { tag, .. } => {
                 tag.as_deref().is_none_or(|tag| tag == "latest")
             }
+            Self::DockerArchive { image, .. } => image.as_ref().is_none_or(|image| image.tag() == Some("latest")),
         }
     }
 }
@@ -75,6 +98,9 @@ impl fmt::Display for ImageReference {
             Self::Registry(reference) => reference.fmt(f),
             Self::OciLayout { dir, tag } => local(f, "oci-layout", dir, tag),
             Self::OciArchive { file, tag } => local(f, "oci-archive", file, tag),
+            Self::DockerArchive { file, image } => {
+                local(f, "docker-archive", file, &image.as_ref().map(RegistryReference::to_string))
+            }
         }
     }
 }
@@ -88,7 +114,8 @@ impl FromStr for ImageReference {
         if text.len() > MAX_LEN {
             return Err(invalid("it is longer than 4096 bytes"));
         }
-        if text.is_empty() || text.chars().any(|c| c.is_control() || c.is_whitespace()) && !text.starts_with("oci-") {
+        let is_local = text.starts_with("oci-") || text.starts_with("docker-archive:");
+        if text.is_empty() || text.chars().any(|c| c.is_control() || c.is_whitespace()) && !is_local {
             return Err(invalid("it is empty or has white space; write it like registry.example/team/image:tag"));
         }
         if text.contains('\0') || text.contains('\n') {
@@ -102,10 +129,8 @@ impl FromStr for ImageReference {
             let (file, tag) = path_and_tag(rest).ok_or_else(|| invalid("write oci-archive:FILE[:TAG]"))?;
             return Ok(Self::OciArchive { file, tag });
         }
-        if text.starts_with("docker-archive:") {
-            return Err(invalid(
-                "docker-archive is not supported yet; convert it with `skopeo copy docker-archive:FILE oci-archive:FILE`",
-            ));
+        if let Some(rest) = text.strip_prefix("docker-archive:") {
+            return Self::docker_archive(rest).map_err(|why| invalid(&why));
         }
         if let Some((scheme, _)) = text.split_once("://") {
             return Err(invalid(&format!("leave out {scheme}://")));
@@ -160,6 +185,8 @@ mod tests {
         let parsed: ImageReference = "oci-archive:/a:b/c.tar".parse().unwrap();
         assert_eq!(parsed, ImageReference::OciArchive { file: "/a:b/c.tar".into(), tag: None });
         assert!(parsed.is_floating());
+        assert_eq!(canonical("docker-archive:/c.tar:me/tool:v1"), "docker-archive:/c.tar:docker.io/me/tool:v1");
+        assert_eq!(canonical("docker-archive:/c.tar"), "docker-archive:/c.tar");
     }
 
     #[test]
@@ -169,7 +196,8 @@ mod tests {
             ("Alpine", "lower-case"),
             ("a b", "white space"),
             ("docker://alpine", "leave out docker://"),
-            ("docker-archive:/x.tar", "not supported yet"),
+            ("docker-archive:", "docker-archive:FILE"),
+            ("docker-archive:/a:b/C.tar", "no repository"),
             ("oci-layout:", "oci-layout:DIRECTORY"),
             ("oci-archive:/x:", "oci-archive:FILE"),
             ("../../etc", "no registry"),
@@ -187,7 +215,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_panics_and_what_is_accepted_is_stable(text in "(oci-layout:|oci-archive:)?[ -~]{0,80}") {
+        fn no_text_panics_and_what_is_accepted_is_stable(text in "(oci-layout:|oci-archive:|docker-archive:)?[ -~]{0,80}") {
             if let Ok(reference) = text.parse::<ImageReference>() {
                 proptest::prop_assert_eq!(reference.to_string().parse::<ImageReference>().unwrap(), reference);
             }

@@ -11,7 +11,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    Credentials, Error, Result,
+    Error, PullOptions, Result,
     fetch::blocking,
     registry::{Registry, RegistryReference},
 };
@@ -163,21 +163,17 @@ pub(crate) struct Sources {
 
 impl Sources {
     /// Finds the places and the logins for them; asks nobody yet.
-    pub(crate) async fn of(
-        reference: &RegistryReference,
-        registries: &Registries,
-        insecure: &[String],
-        credentials: &Credentials,
-    ) -> Result<Self> {
+    pub(crate) async fn of(reference: &RegistryReference, options: &PullOptions) -> Result<Self> {
+        let PullOptions { credentials, insecure, registries, patience, .. } = options;
         let mut all = Vec::new();
         for place in registries.places(reference)? {
-            let credentials = credentials.clone();
+            let (credentials, patience) = (credentials.clone(), *patience);
             let Place { reference, insecure: plain, ca_file } = place;
             let plain = plain || insecure.iter().any(|name| name == reference.registry());
             // Reads files and may run a program.
             let registry = blocking(move || {
                 let found = credentials.find(reference.registry(), reference.repository())?;
-                Registry::new(&reference, plain, ca_file.as_deref(), found)
+                Registry::new(&reference, plain, ca_file.as_deref(), patience, found)
             });
             all.push(registry.await?);
         }

@@ -20,8 +20,12 @@ pub(crate) enum Resolved {
 pub(crate) fn parse(reference: &str, bytes: &[u8]) -> Result<Document> {
     let invalid = |why: String| Error::InvalidImage { reference: reference.to_owned(), why };
     let unsupported = |why: &str| Error::UnsupportedImage { reference: reference.to_owned(), why: why.to_owned() };
-    let document: Document =
-        serde_json::from_slice(bytes).map_err(|e| invalid(format!("its manifest does not decode: {e}")))?;
+    let document: Document = serde_json::from_slice(bytes).map_err(|e| match other_algorithm(bytes) {
+        Some(algorithm) => unsupported(&format!(
+            "it names its parts by {algorithm} digests, and only SHA-256 is supported; push it with sha256 digests"
+        )),
+        None => invalid(format!("its manifest does not decode: {e}")),
+    })?;
     if document.schema_version == 1 {
         return Err(unsupported(
             "it is in Docker's schema 1, whose content cannot be verified; push it again with a current tool",
@@ -44,6 +48,17 @@ pub(crate) fn parse(reference: &str, bytes: &[u8]) -> Result<Document> {
     if fits { Ok(document) } else { Err(invalid("its members do not fit its mediaType".to_owned())) }
 }
 
+/// The digest algorithm of a manifest's config or layers that is not the supported one.
+fn other_algorithm(bytes: &[u8]) -> Option<String> {
+    let document: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    let layers = document.get("layers").and_then(|layers| layers.as_array());
+    let parts = document.get("config").into_iter().chain(layers.into_iter().flatten());
+    let mut algorithms = parts.filter_map(|part| part.get("digest")?.as_str()?.split_once(':').map(|(name, _)| name));
+    algorithms
+        .find(|name| *name != "sha256" && name.len() <= 32 && name.bytes().all(|b| b.is_ascii_alphanumeric()))
+        .map(str::to_owned)
+}
+
 /// Tells a manifest from an index, and chooses from the index.
 pub(crate) fn resolve(reference: &str, bytes: &[u8], platform: &Platform) -> Result<Resolved> {
     let mut document = parse(reference, bytes)?;
@@ -53,7 +68,28 @@ pub(crate) fn resolve(reference: &str, bytes: &[u8], platform: &Platform) -> Res
     }
 }
 
-/// The manifest that an entry of an index points to. An index in an index is refused: nobody makes them for images.
+/// Indexes within each other that are gone through. Two are made by tools that join indexes.
+const MAX_DEPTH: usize = 4;
+
+/// The way down through indexes.
+#[derive(Default)]
+pub(crate) struct Way {
+    depth: usize,
+}
+
+impl Way {
+    /// Goes to an entry, unless that is too deep.
+    pub(crate) fn down(&mut self, reference: &str, entry: Descriptor) -> Result<Descriptor> {
+        self.depth += 1;
+        if self.depth <= MAX_DEPTH {
+            return Ok(entry);
+        }
+        let why = format!("its indexes lie more than {MAX_DEPTH} deep in each other");
+        Err(Error::UnsupportedImage { reference: reference.to_owned(), why })
+    }
+}
+
+/// The document of a manifest that is in the store, which is never an index.
 pub(crate) fn manifest(reference: &str, bytes: &[u8]) -> Result<Document> {
     let document = parse(reference, bytes)?;
     if document.is_index() {
@@ -82,7 +118,9 @@ pub(crate) fn choose(reference: &str, entries: Vec<Descriptor>, platform: &Platf
             best = Some((score, entry));
         }
     }
-    best.map(|(_, entry)| entry.clone()).ok_or_else(|| Error::PlatformNotFound {
+    // An index that names no platform may hold any.
+    let within = || images.iter().find(|e| e.platform.is_none() && is_index(e));
+    best.map(|(_, entry)| entry).or_else(within).cloned().ok_or_else(|| Error::PlatformNotFound {
         reference: reference.to_owned(),
         platform: platform.to_string(),
         available: match names(&images) {
@@ -98,6 +136,10 @@ fn is_image(entry: &Descriptor) -> bool {
         || entry.platform.as_ref().is_some_and(|p| p.os == "unknown" || p.architecture == "unknown");
     let known = [wire::OCI_MANIFEST, wire::DOCKER_MANIFEST, wire::OCI_INDEX, wire::DOCKER_INDEX];
     !attestation && known.contains(&entry.media_type.as_str())
+}
+
+fn is_index(entry: &Descriptor) -> bool {
+    [wire::OCI_INDEX, wire::DOCKER_INDEX].contains(&entry.media_type.as_str())
 }
 
 fn names(entries: &[Descriptor]) -> String {
@@ -179,6 +221,17 @@ mod tests {
     }
 
     #[test]
+    fn artifacts_of_an_index_are_no_images_and_an_index_without_platform_is_looked_into() {
+        let mut artifact = entry("signature", "linux", "amd64", None);
+        artifact["artifactType"] = "application/vnd.dev.cosign.artifact.sig.v1+json".into();
+        assert_eq!(chosen(&[artifact.clone()], "linux/amd64").unwrap_err().category(), "PlatformNotFound");
+        let nested = json!({"mediaType": wire::OCI_INDEX, "digest": Digest::of(b"nested"), "size": 1});
+        let all = [artifact, entry("arm64", "linux", "arm64", None), nested];
+        assert_eq!(chosen(&all, "linux/arm64").unwrap(), Digest::of(b"arm64"));
+        assert_eq!(chosen(&all, "linux/amd64").unwrap(), Digest::of(b"nested"));
+    }
+
+    #[test]
     fn an_entry_with_another_digest_algorithm_does_not_spoil_the_index() {
         let mut unknown = entry("a", "linux", "amd64", None);
         unknown["digest"] = "sha512:00".into();
@@ -194,6 +247,14 @@ mod tests {
             (json!({"schemaVersion": 2, "mediaType": wire::OCI_MANIFEST, "manifests": []}), "InvalidImage"),
             (json!({"schemaVersion": 2, "mediaType": "text/html"}), "UnsupportedImage"),
             (json!([]), "InvalidImage"),
+            (
+                json!({"schemaVersion": 2, "config": {"mediaType": "x", "size": 1, "digest": "sha512:00"}}),
+                "UnsupportedImage",
+            ),
+            (
+                json!({"schemaVersion": 2, "config": {"mediaType": "x", "size": 1, "digest": "sha256:00"}}),
+                "InvalidImage",
+            ),
         ] {
             let error = parse("x", &serde_json::to_vec(&document).unwrap()).unwrap_err();
             assert_eq!(error.category(), category, "{error}");

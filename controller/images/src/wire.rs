@@ -13,6 +13,7 @@ pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+jso
 pub(crate) const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 pub(crate) const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
 /// The name of an image in an OCI layout.
@@ -63,10 +64,15 @@ impl Document {
     }
 
     /// The entries of an index; none for a manifest. An entry that cannot be used here, such as one with another
-    /// digest algorithm, must not spoil the others.
+    /// digest algorithm, must not spoil the others. Entries that say that they are artifacts (OCI 1.1) are left out.
     pub(crate) fn entries(&mut self) -> Option<Vec<Descriptor>> {
         let entries = self.manifests.take()?;
-        Some(entries.into_iter().filter_map(|entry| serde_json::from_value(entry).ok()).collect())
+        let is_artifact = |entry: &serde_json::Value| {
+            let kind = entry.get("artifactType").and_then(|kind| kind.as_str());
+            kind.is_some_and(|kind| !kind.is_empty() && ![OCI_CONFIG, DOCKER_CONFIG].contains(&kind))
+        };
+        let images = entries.into_iter().filter(|entry| !is_artifact(entry));
+        Some(images.filter_map(|entry| serde_json::from_value(entry).ok()).collect())
     }
 }
 

@@ -332,6 +332,161 @@ async fn storage_that_asks_for_a_login_gets_none() {
 }
 
 #[tokio::test]
+async fn a_login_is_sent_over_no_redirect_and_redirects_end() {
+    let sees_login = Arc::new(AtomicBool::new(false));
+    let seen = sees_login.clone();
+    let elsewhere = Server::start(move |request| {
+        seen.fetch_or(request.header("authorization").is_some(), Ordering::SeqCst);
+        Reply::status(403)
+    });
+    // The manifest itself is sent elsewhere, to itself, and to what is no place.
+    for (target, category) in [
+        (format!("http://{}/x", elsewhere.addr()), "RegistryDenied"),
+        (String::new(), "RegistryInvalid"),
+        ("ftp://x/".to_owned(), "RegistryInvalid"),
+    ] {
+        let fixture = Fixture::new();
+        let server = Server::start(move |request| {
+            if request.header("authorization").is_none() {
+                return Reply::status(401).with("WWW-Authenticate", "Basic realm=\"x\"");
+            }
+            let location = if target.is_empty() { request.path.clone() } else { target.clone() };
+            Reply::status(307).with("Location", location)
+        });
+        let options = login(fixture.dir.path(), server.addr(), json!({"auth": "bWU6cHc="}));
+        let error = pull_with(&fixture.store, &reference(&server), PullPolicy::Always, &options).await.unwrap_err();
+        assert_eq!(error.category(), category, "{error}");
+        assert!(server.requests().len() < 10);
+        assert!(!error.to_string().contains("bWU6cHc="));
+    }
+    assert!(!sees_login.load(Ordering::SeqCst) && !elsewhere.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_registry_that_falls_silent_is_asked_again_and_goes_on() {
+    let (fixture, built) = (Fixture::new(), image(1));
+    let (answer, served, first) = (faithful(&built, "team/tool", "v1"), built.clone(), AtomicBool::new(true));
+    let server = Server::start(move |request| {
+        let hang = is_layer(&served, request) && first.swap(false, Ordering::SeqCst);
+        Reply { hang, cut: hang.then_some(100_000), ..answer(request) }
+    });
+    let options = PullOptions { patience: std::time::Duration::from_millis(300), ..anonymous() };
+    pull_with(&fixture.store, &reference(&server), PullPolicy::Always, &options).await.unwrap();
+    let layers: Vec<_> = server.requests().into_iter().filter(|r| is_layer(&built, r)).collect();
+    assert_eq!((layers.len(), layers[1].offset()), (2, Some(100_000)));
+}
+
+/// A manifest that was changed, served with the blobs of an image.
+fn with_manifest(built: &BuiltImage, change: impl FnOnce(&mut serde_json::Value)) -> Server {
+    let mut manifest: serde_json::Value = serde_json::from_slice(&built.manifest).unwrap();
+    change(&mut manifest);
+    let (bytes, answer) = (serde_json::to_vec(&manifest).unwrap(), faithful(built, "team/tool", "v1"));
+    Server::start(
+        move |request| {
+            if request.path.contains("/manifests/") { Reply::ok(bytes.clone()) } else { answer(request) }
+        },
+    )
+}
+
+#[tokio::test]
+async fn a_manifest_that_lies_is_refused_and_nothing_is_kept() {
+    let built = image(1);
+    let layer = built.layers[0].len() as u64;
+    let config = built.config.len() as u64;
+    let cases: [(&str, &str, serde_json::Value); 10] = [
+        ("LayerTruncated", "/layers/0/size", (layer + 1).into()),
+        ("ImageTooLarge", "/layers/0/size", (layer - 1).into()),
+        ("ImageTooLarge", "/config/size", (config - 1).into()),
+        ("UnsupportedImage", "/config/size", (1_u64 << 40).into()),
+        ("ImageNotFound", "/config/digest", Digest::of(b"other").to_string().into()),
+        ("UnsupportedImage", "/config/digest", format!("sha512:{}", "0".repeat(128)).into()),
+        ("UnsupportedImage", "/layers/0/digest", format!("sha512:{}", "0".repeat(128)).into()),
+        ("UnsupportedImage", "/layers/0/mediaType", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip".into()),
+        ("UnsupportedImage", "/schemaVersion", 1.into()),
+        ("InvalidImage", "/layers/0/size", (-1).into()),
+    ];
+    for (category, member, value) in cases {
+        let fixture = Fixture::new();
+        let server = with_manifest(&built, |manifest| *manifest.pointer_mut(member).unwrap() = value);
+        let error = pull(&fixture.store, &reference(&server)).await.unwrap_err();
+        assert_eq!(error.category(), category, "{member}: {error}");
+        assert_eq!((fixture.store.list().unwrap().len(), fixture.count("blobs/sha256")), (0, 0), "{member}");
+    }
+    // The config of another image is not that of this one, though it has the digest that is named.
+    let fixture = Fixture::new();
+    let other = image(2);
+    let named = json!({"mediaType": "application/vnd.oci.image.config.v1+json", "digest": Digest::of(&other.config), "size": other.config.len()});
+    let answer = faithful(&other, "team/tool", "v1");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&built.manifest).unwrap();
+    manifest["config"] = named;
+    let manifest = serde_json::to_vec(&manifest).unwrap();
+    let server =
+        Server::start(
+            move |request| {
+                if request.path.contains("/manifests/") { Reply::ok(manifest.clone()) } else { answer(request) }
+            },
+        );
+    assert_eq!(pull(&fixture.store, &reference(&server)).await.unwrap_err().category(), "InvalidImage");
+}
+
+#[tokio::test]
+async fn thousands_of_layers_are_refused_by_their_number_before_any_is_fetched() {
+    let built = image(1);
+    let server = with_manifest(&built, |manifest| {
+        let layer = manifest["layers"][0].clone();
+        manifest["layers"] = vec![layer; 5000].into();
+    });
+    let error = pull(&Fixture::new().store, &reference(&server)).await.unwrap_err();
+    assert_eq!((error.category(), server.requests().len()), ("UnsupportedImage", 1));
+    assert!(error.to_string().contains("5000 layers"), "{error}");
+}
+
+#[tokio::test]
+async fn a_subject_and_what_refers_to_it_are_no_hindrance() {
+    let (fixture, built) = (Fixture::new(), image(1));
+    let server = with_manifest(&built, |manifest| {
+        manifest["subject"] = json!({"mediaType": "x/y", "digest": Digest::of(b"subject"), "size": 7});
+        manifest["artifactType"] = "application/vnd.oci.image.config.v1+json".into();
+        manifest["annotations"] = json!({"a": "b"});
+    });
+    pull(&fixture.store, &reference(&server)).await.unwrap();
+}
+
+#[tokio::test]
+async fn indexes_in_indexes_are_gone_through_to_a_bound() {
+    let built = image(1);
+    for (depth, good) in [(1, true), (3, true), (4, false), (40, false)] {
+        let mut documents = vec![built.manifest.clone()];
+        let mut entry = built.entry();
+        for _ in 0..=depth {
+            let index = microagent_tests::image_fixture::index(&[entry.clone()]);
+            entry = json!({
+                "mediaType": "application/vnd.oci.image.index.v1+json", "digest": Digest::of(&index), "size": index.len(),
+            });
+            documents.push(index);
+        }
+        let top = documents.last().unwrap().clone();
+        let answer = faithful(&built, "team/tool", "other");
+        let server = Server::start(move |request| {
+            if request.path.ends_with("/manifests/v1") {
+                return Reply::ok(top.clone());
+            }
+            let found = documents.iter().find(|d| request.path.ends_with(&Digest::of(d).to_string()));
+            found.map_or_else(|| answer(request), |document| Reply::ok(document.clone()))
+        });
+        let fixture = Fixture::new();
+        match pull(&fixture.store, &reference(&server)).await {
+            Ok(pulled) => assert!(good && pulled.digest == built.digest(), "{depth}"),
+            Err(error) => {
+                assert!(!good, "{depth}: {error}");
+                assert_eq!(error.category(), "UnsupportedImage");
+                assert!(error.to_string().contains("4 deep") && server.requests().len() < 8, "{error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_registry_that_is_not_there_is_unreachable() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let error = pull(&Fixture::new().store, &format!("{closed}/x:v1")).await.unwrap_err();

@@ -53,6 +53,24 @@ fn any_difference_in_the_options_is_one_on_the_disk() {
 fn every_compression_gives_the_same_tree() {
     let bytes = archive(&image()[1]);
     let (one, two) = bytes.split_at(bytes.len() / 2);
+    // As eStargz has it: a member for each entry, and a footer that is a member of nothing with an extra field.
+    let stargz: Vec<u8> = bytes.chunks(7 * 512).map(gzip).collect::<Vec<_>>().concat();
+    let footer = [
+        &[0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff, 26, 0, b'S', b'G', 22, 0][..],
+        b"00000000000000ffSTARGZ",
+        &[1, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0],
+    ]
+    .concat();
+    // As zstd:chunked has it: a frame for each file, and manifest and footer in frames to be skipped.
+    let skipped = |content: &[u8]| {
+        [&[0x50, 0x2a, 0x4d, 0x18][..], &u32::try_from(content.len()).unwrap().to_le_bytes(), content].concat()
+    };
+    let chunked: Vec<u8> = bytes.chunks(9 * 512).map(zstd).collect::<Vec<_>>().concat();
+    let chunked = [
+        chunked,
+        skipped(&zstd(b"{\"version\":1,\"entries\":[]}")),
+        skipped(b"GNUlInUx-padded-to-forty-bytes-as-it-is!"),
+    ];
     let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0][..], b"skip"].concat();
     for blob in [
         bytes.clone(),
@@ -61,6 +79,8 @@ fn every_compression_gives_the_same_tree() {
         zstd(&bytes),
         [zstd(one), zstd(two), skippable.clone()].concat(),
         [skippable, zstd(&bytes)].concat(),
+        [stargz, footer].concat(),
+        chunked.concat(),
     ] {
         let (disk, report) = Disk::build(vec![layer(blob, &bytes)]);
         assert_eq!(report.entries, 43);

@@ -152,7 +152,6 @@ pub(crate) fn rules() -> Vec<(&'static str, String)> {
 /// What is right and cannot be done yet.
 pub(crate) fn unsupported() -> Vec<(&'static str, String)> {
     vec![
-        ("docker-archive", format!("{HEAD}spec:\n  image: docker-archive:/a.tar\n")),
         ("pull secrets", with_spec("imagePullSecrets: [{name: a}]")),
         ("apple-vf", with_spec("backend: AppleVf")),
         (

@@ -85,7 +85,12 @@ async fn bearer_token(registry: &Registry, challenge: &Bearer, what: &str) -> Re
                 ("refresh_token", token),
             ]);
             // A redirect would carry the token to another server.
-            let http = client(is_loopback(realm.host_str().unwrap_or_default()), Policy::none(), &registry.roots)?;
+            let http = client(
+                is_loopback(realm.host_str().unwrap_or_default()),
+                Policy::none(),
+                &registry.roots,
+                registry.patience,
+            )?;
             let mut body = realm.clone();
             body.query_pairs_mut().clear().extend_pairs(&form);
             http.post(realm)
@@ -126,4 +131,29 @@ fn secret(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credentials::Found;
+
+    #[tokio::test]
+    async fn a_login_leaves_an_encrypted_registry_to_no_token_server_in_the_clear() {
+        for login in [
+            Login::Basic { user: "me".to_owned(), password: "pw".to_owned() },
+            Login::Identity("long lived".to_owned()),
+        ] {
+            let found = Found { login: Some(login), note: String::new() };
+            let reference = "r.example/x".parse().unwrap();
+            let patience = std::time::Duration::from_secs(1);
+            let registry = Registry::new(&reference, false, None, patience, found).unwrap();
+            for realm in ["http://r.example/token", "http://127.0.0.1:1/", "file:///etc/passwd", "token"] {
+                let challenge = format!("Bearer realm=\"{realm}\"");
+                let headers = HeaderMap::from_iter([(WWW_AUTHENTICATE, HeaderValue::from_str(&challenge).unwrap())]);
+                let error = answer(&registry, &headers, "x").await.unwrap_err();
+                assert_eq!(error.category(), "RegistryInvalid", "{realm}: {error}");
+            }
+        }
+    }
 }

@@ -29,8 +29,8 @@ use crate::{Error, Result, credentials::Found, wire};
 
 /// Long enough for a slow handshake through a proxy.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A transfer that gives nothing for so long is cut and continued.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Manifests, configs and tokens are small: who sends one so slowly does not mean to send it.
+const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Registries redirect once to their storage, some twice.
 const MAX_REDIRECTS: usize = 5;
 
@@ -47,6 +47,7 @@ pub(crate) struct Registry {
     scopes: Vec<String>,
     /// Trusted beside the certificates of the system.
     roots: Vec<Certificate>,
+    patience: Duration,
     authorization: Mutex<Option<HeaderValue>>,
 }
 
@@ -67,6 +68,7 @@ impl Registry {
         reference: &RegistryReference,
         plain: bool,
         ca_file: Option<&Path>,
+        patience: Duration,
         found: Found,
     ) -> Result<Self> {
         let name = reference.registry().to_owned();
@@ -79,7 +81,7 @@ impl Registry {
             why: format!("its registry is no host name: {e}"),
         })?;
         let roots = ca_file.map_or(Ok(Vec::new()), |path| tls::roots(&name, path))?;
-        let http = client(is_loopback(&name), Policy::custom(follow), &roots)?;
+        let http = client(is_loopback(&name), Policy::custom(follow), &roots, patience)?;
         Ok(Self {
             uploads: http.clone(),
             http,
@@ -89,6 +91,7 @@ impl Registry {
             repository: reference.repository().to_owned(),
             found,
             roots,
+            patience,
             authorization: Mutex::new(None),
         })
     }
@@ -98,10 +101,11 @@ impl Registry {
         reference: &RegistryReference,
         plain: bool,
         ca_file: Option<&Path>,
+        patience: Duration,
         found: Found,
         from: &[&str],
     ) -> Result<Self> {
-        let mut this = Self::new(reference, plain, ca_file, found)?;
+        let mut this = Self::new(reference, plain, ca_file, patience, found)?;
         this.uploads = built(builder(is_loopback(&this.name), Policy::none(), &this.roots))?;
         this.scopes = vec![format!("repository:{}:pull,push", reference.repository())];
         this.scopes.extend(from.iter().map(|from| format!("repository:{from}:pull")));
@@ -208,12 +212,17 @@ impl Registry {
     }
 
     async fn read(&self, response: Response, limit: u64, what: &str) -> Result<Vec<u8>> {
-        match body::read(response, limit).await {
-            Ok(Some(bytes)) => Ok(bytes),
-            Ok(None) => {
+        match tokio::time::timeout(DOCUMENT_TIMEOUT, body::read(response, limit)).await {
+            Ok(Ok(Some(bytes))) => Ok(bytes),
+            Ok(Ok(None)) => {
                 Err(Error::TooLarge { what: what.to_owned(), origin: format!("registry {}", self.name), limit })
             }
-            Err(e) => Err(self.unreachable(what, e)),
+            Ok(Err(e)) => Err(self.unreachable(what, e)),
+            Err(_) => Err(Error::RegistryUnreachable {
+                registry: self.name.clone(),
+                what: what.to_owned(),
+                why: format!("it was not there after {} s", DOCUMENT_TIMEOUT.as_secs()),
+            }),
         }
     }
 
@@ -247,8 +256,8 @@ impl Registry {
 }
 
 /// Makes an HTTP client.
-fn client(direct: bool, redirects: Policy, roots: &[Certificate]) -> Result<Client> {
-    built(builder(direct, redirects, roots).read_timeout(READ_TIMEOUT))
+fn client(direct: bool, redirects: Policy, roots: &[Certificate], patience: Duration) -> Result<Client> {
+    built(builder(direct, redirects, roots).read_timeout(patience))
 }
 
 /// Registries on this host are never asked through a proxy.
@@ -265,16 +274,24 @@ fn built(builder: ClientBuilder) -> Result<Client> {
     builder.build().map_err(|e| Error::Http(body::causes(e)))
 }
 
-/// Follows a registry to its storage, but never from an encrypted connection to a plain one.
 fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
-    if attempt.previous().len() > MAX_REDIRECTS {
-        return attempt.error("it redirects too often");
+    match may_follow(attempt.previous(), attempt.url()) {
+        Ok(()) => attempt.follow(),
+        Err(why) => attempt.error(why),
     }
-    let encrypted = attempt.previous().iter().any(|url| url.scheme() == "https");
-    match attempt.url().scheme() {
-        "https" => attempt.follow(),
-        "http" if !encrypted => attempt.follow(),
-        _ => attempt.error("it redirects from https to an unencrypted place"),
+}
+
+/// A registry is followed to its storage, but never from an encrypted connection to a plain one.
+fn may_follow(previous: &[Url], next: &Url) -> Result<(), &'static str> {
+    if previous.len() > MAX_REDIRECTS {
+        return Err("it redirects too often");
+    }
+    let encrypted = previous.iter().any(|url| url.scheme() == "https");
+    match next.scheme() {
+        "https" => Ok(()),
+        "http" if !encrypted => Ok(()),
+        "http" => Err("it redirects from https to an unencrypted place"),
+        _ => Err("it redirects to what is no place on the web"),
     }
 }
 
@@ -312,11 +329,28 @@ mod tests {
         }
         let scheme = |name: &str, plain: bool| {
             let reference: RegistryReference = format!("{name}/x").parse().unwrap();
-            Registry::new(&reference, plain, None, Found::default()).unwrap().base.scheme().to_owned()
+            Registry::new(&reference, plain, None, Duration::from_secs(1), Found::default())
+                .unwrap()
+                .base
+                .scheme()
+                .to_owned()
         };
         assert_eq!(scheme("r.example:5000", false), "https");
         assert_eq!(scheme("r.example:5000", true), "http");
         assert_eq!(scheme("localhost:5000", false), "http");
+    }
+
+    #[test]
+    fn redirects_never_lead_from_an_encrypted_place_to_a_plain_one_nor_on_for_ever() {
+        let urls = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Url>>();
+        let may = |previous: &[&str], next: &str| may_follow(&urls(previous), &next.parse().unwrap()).is_ok();
+        assert!(may(&["https://r.example/v2/"], "https://storage.example/x"));
+        assert!(may(&["http://r.example/v2/"], "http://storage.example/x"));
+        assert!(may(&["http://r.example/v2/"], "https://storage.example/x"));
+        assert!(!may(&["https://r.example/v2/"], "http://r.example/v2/"));
+        assert!(!may(&["http://r.example/", "https://r.example/"], "http://r.example/"));
+        assert!(!may(&["http://r.example/"], "file:///etc/passwd"));
+        assert!(!may(&["https://r.example/"; MAX_REDIRECTS + 1], "https://r.example/"));
     }
 
     #[test]
