@@ -1,6 +1,6 @@
 //! PAX extended headers: POSIX.1-2017 `pax`, "pax Extended Header", with the vendor keywords that layers use.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use base64::{
     Engine,
@@ -85,19 +85,22 @@ impl Pax {
     /// Extended attributes by their full names. `SCHILY.xattr` wins over libarchive's own keyword.
     pub(crate) fn xattrs(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Problem> {
         let mut xattrs = BTreeMap::new();
-        let all = || self.globals.iter().flat_map(|globals| &globals.values).chain(&self.values);
-        for (key, value) in all() {
-            if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
-                let value = BASE64.decode(value.trim_ascii()).map_err(|_| Problem::Pax)?;
-                xattrs.insert(percent_decode(name), value);
-            }
+        for (name, value) in self.named(b"LIBARCHIVE.xattr.") {
+            let value = BASE64.decode(value.trim_ascii()).map_err(|_| Problem::Pax)?;
+            xattrs.insert(percent_decode(name), value);
         }
-        for (key, value) in all() {
-            if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                xattrs.insert(name.to_vec(), value.clone());
-            }
-        }
+        xattrs.extend(self.named(b"SCHILY.xattr.").map(|(name, value)| (name.to_vec(), value.to_vec())));
         Ok(xattrs)
+    }
+
+    /// The rests of the keywords with this beginning, and their values: global ones first. What does not begin so costs
+    /// nothing.
+    fn named<'a>(&'a self, prefix: &'static [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        let of = move |pax: &'a Self| {
+            let from = pax.values.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded));
+            from.map_while(move |(key, value)| Some((key.strip_prefix(prefix)?, value.as_slice())))
+        };
+        self.globals.as_deref().into_iter().chain([self]).flat_map(of)
     }
 }
 
