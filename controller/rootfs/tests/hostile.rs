@@ -229,30 +229,32 @@ fn odd_names_and_owners_are_taken_as_they_are() {
 }
 
 #[test]
-fn a_host_disk_that_is_one_block_too_small_is_full() {
-    let entries = || layers(&[vec![file("a", noise(300_000, 1)), dir("d"), file("d/b", noise(5000, 2))]]);
+fn a_host_disk_that_fills_up_at_any_moment_holds_no_file_system() {
+    let entries = || layers(&[vec![file("a", noise(100_000, 1)), dir("d"), file("d/b", noise(5000, 2))]]);
     let (_, report) = Disk::build(entries());
-    for (size, enough) in [(report.allocated, true), (report.allocated - 4096, false)] {
-        let directory = tempfile::tempdir().unwrap();
+    let needed = report.allocated / 4096;
+    let directory = tempfile::tempdir().unwrap();
+    // The last step is that of a disk with just enough room.
+    for blocks in 1..=needed {
         let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .args(["-t", "tmpfs", "-o", &format!("size={}", blocks * 4096), "tmpfs"])
             .arg(directory.path())
             .output();
         if !mounted.is_ok_and(|output| output.status.success()) {
-            println!("SKIP a_host_disk_that_is_one_block_too_small_is_full: needs root");
+            println!("SKIP a_host_disk_that_fills_up_at_any_moment_holds_no_file_system: needs root");
             return;
         }
         let mount = support::Mount { at: directory.path().to_owned() };
         let path = mount.at.join("disk");
         let out = std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
         match build(entries(), &out, &options(), &Silent) {
-            Ok(_) => assert!(enough),
+            Ok(_) => assert_eq!(blocks, needed),
             Err(error) => {
-                assert!(!enough, "{error}");
-                assert_eq!(error.category(), "DiskFull");
+                assert!(blocks < needed, "{error}");
+                assert_eq!(error.category(), "DiskFull", "{blocks}");
                 let mut start = Vec::new();
                 std::fs::File::open(&path).unwrap().take(2048).read_to_end(&mut start).unwrap();
-                assert!(start.iter().all(|&b| b == 0), "a superblock is left");
+                assert!(start.iter().all(|&b| b == 0), "a superblock is left at {blocks}");
             }
         }
     }

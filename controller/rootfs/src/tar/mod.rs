@@ -7,7 +7,7 @@ mod sparse;
 
 pub(crate) use sparse::Map;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     error::{LayerError, Problem},
@@ -18,8 +18,8 @@ use header::{BLOCK, Raw, sparse_pieces};
 use pax::Pax;
 use sparse::{MapReader, Pieces};
 
-/// Bytes of global headers. They are copied for every entry that has a header of its own; `git archive` writes 52.
-const MAX_GLOBALS: u64 = 64 * 1024;
+/// Bytes of global headers. Every entry looks through them; `git archive` writes 52.
+const MAX_GLOBALS: u64 = 8 * 1024;
 
 /// Where an archive comes from.
 pub(crate) trait Input {
@@ -67,13 +67,13 @@ pub(crate) struct Reader<I> {
     /// Stored bytes of the current entry that were not read yet, and the padding behind them.
     remaining: u64,
     padding: u64,
-    globals: Pax,
+    globals: Arc<Pax>,
     ended: bool,
 }
 
 impl<I: Input> Reader<I> {
     pub(crate) fn new(input: I) -> Self {
-        Self { input, offset: 0, remaining: 0, padding: 0, globals: Pax::default(), ended: false }
+        Self { input, offset: 0, remaining: 0, padding: 0, globals: Arc::default(), ended: false }
     }
 
     pub(crate) fn into_input(self) -> I {
@@ -97,20 +97,18 @@ impl<I: Input> Reader<I> {
             match raw.kind {
                 b'x' => {
                     let records = self.extended(raw.size)?;
-                    let pax = local.get_or_insert_with(|| self.globals.clone());
+                    let pax = local.get_or_insert_with(|| Pax::over(&self.globals));
                     pax.add(&records, 2 * MAX_EXTENDED_HEADER).map_err(archive)?;
                 }
                 b'g' => {
                     let records = self.extended(raw.size)?;
-                    self.globals.add(&records, MAX_GLOBALS).map_err(archive)?;
+                    Arc::make_mut(&mut self.globals).add(&records, MAX_GLOBALS).map_err(archive)?;
                 }
                 b'L' => long_name = Some(until_nul(self.extended(raw.size)?)),
                 b'K' => long_link = Some(until_nul(self.extended(raw.size)?)),
                 _ => {
-                    // Taken out for the call: a copy for every entry would let a large header cost much.
-                    let globals = std::mem::take(&mut self.globals);
+                    let globals = Arc::clone(&self.globals);
                     let entry = self.entry(raw, local.as_ref().unwrap_or(&globals), long_name, long_link, start);
-                    self.globals = globals;
                     return entry.map(Some);
                 }
             }

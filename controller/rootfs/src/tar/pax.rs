@@ -1,6 +1,6 @@
 //! PAX extended headers: POSIX.1-2017 `pax`, "pax Extended Header", with the vendor keywords that layers use.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use base64::{
     Engine,
@@ -24,9 +24,16 @@ pub(crate) struct Pax {
     pub(crate) sparse_pieces: Vec<(u64, u64)>,
     open_piece: Option<u64>,
     bytes: u64,
+    /// The global headers, whose values count where there is no other.
+    globals: Option<Arc<Self>>,
 }
 
 impl Pax {
+    /// The headers of one entry. Global ones are shared: a copy for every entry would let a large one cost much.
+    pub(crate) fn over(globals: &Arc<Self>) -> Self {
+        Self { globals: Some(Arc::clone(globals)), ..Self::default() }
+    }
+
     /// Adds the records of one header, unless that makes more than `limit` bytes in all.
     pub(crate) fn add(&mut self, mut records: &[u8], limit: u64) -> Result<(), Problem> {
         self.bytes = self.bytes.saturating_add(records.len() as u64);
@@ -56,7 +63,8 @@ impl Pax {
 
     /// The value of a keyword, if it has one.
     pub(crate) fn get(&self, key: &str) -> Option<&[u8]> {
-        self.values.get(key.as_bytes()).map(Vec::as_slice).filter(|value| !value.is_empty())
+        let global = || self.globals.as_ref()?.values.get(key.as_bytes());
+        self.values.get(key.as_bytes()).or_else(global).map(Vec::as_slice).filter(|value| !value.is_empty())
     }
 
     /// A whole number.
@@ -77,18 +85,22 @@ impl Pax {
     /// Extended attributes by their full names. `SCHILY.xattr` wins over libarchive's own keyword.
     pub(crate) fn xattrs(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Problem> {
         let mut xattrs = BTreeMap::new();
-        for (key, value) in &self.values {
-            if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
-                let value = BASE64.decode(value.trim_ascii()).map_err(|_| Problem::Pax)?;
-                xattrs.insert(percent_decode(name), value);
-            }
+        for (name, value) in self.named(b"LIBARCHIVE.xattr.") {
+            let value = BASE64.decode(value.trim_ascii()).map_err(|_| Problem::Pax)?;
+            xattrs.insert(percent_decode(name), value);
         }
-        for (key, value) in &self.values {
-            if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                xattrs.insert(name.to_vec(), value.clone());
-            }
-        }
+        xattrs.extend(self.named(b"SCHILY.xattr.").map(|(name, value)| (name.to_vec(), value.to_vec())));
         Ok(xattrs)
+    }
+
+    /// The rests of the keywords with this beginning, and their values: global ones first. What does not begin so costs
+    /// nothing.
+    fn named<'a>(&'a self, prefix: &'static [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        let of = move |pax: &'a Self| {
+            let from = pax.values.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded));
+            from.map_while(move |(key, value)| Some((key.strip_prefix(prefix)?, value.as_slice())))
+        };
+        self.globals.as_deref().into_iter().chain([self]).flat_map(of)
     }
 }
 
@@ -172,6 +184,17 @@ mod tests {
         assert_eq!(pax.small("uid"), Ok(Some(4_000_000_000)));
         pax.add(b"8 path=\n", 999).unwrap();
         assert_eq!(pax.get("path"), None);
+    }
+
+    #[test]
+    fn an_entry_s_own_records_come_before_the_global_ones() {
+        let mut globals = Pax::default();
+        globals.add(b"11 mtime=7\n12 path=abc\n25 SCHILY.xattr.user.g=1\n", 999).unwrap();
+        let mut pax = Pax::over(&Arc::new(globals));
+        assert_eq!((pax.get("path"), pax.number("mtime")), (Some(&b"abc"[..]), Ok(Some(7))));
+        pax.add(b"8 path=\n11 mtime=8\n25 SCHILY.xattr.user.l=2\n", 999).unwrap();
+        assert_eq!((pax.get("path"), pax.number("mtime")), (None, Ok(Some(8))));
+        assert_eq!(pax.xattrs().unwrap().len(), 2);
     }
 
     #[test]
