@@ -1,7 +1,5 @@
 //! Workspaces on a lean kernel, where one was built: through the built programs and a real machine.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fs;
 
 use microagent_tests::{
