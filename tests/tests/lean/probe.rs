@@ -401,8 +401,11 @@ fn bpf_program(kind: u32) -> io::Result<()> {
 fn tracing() -> io::Result<()> {
     let dir = place()?;
     mount_at("tracefs", &dir, "tracefs", "")?;
-    fs::write(format!("{dir}/kprobe_events"), "p:probe/opened do_sys_openat2\n")?;
-    fs::write(format!("{dir}/kprobe_events"), "-:probe/opened\n")?;
+    // Appended: whoever cuts the file off takes all probes away.
+    let mut probes = File::options().append(true).open(format!("{dir}/kprobe_events"))?;
+    for line in ["p:probe/opened do_sys_openat2\n", "-:probe/opened\n"] {
+        io::Write::write_all(&mut probes, line.as_bytes())?;
+    }
     fs::metadata(format!("{dir}/events/syscalls/sys_enter_openat")).map(drop)
 }
 
