@@ -148,17 +148,32 @@ _microagent() {
             microagent__subcmd__help,wait)
                 cmd="microagent__subcmd__help__subcmd__wait"
                 ;;
+            microagent__subcmd__help__subcmd__image,df)
+                cmd="microagent__subcmd__help__subcmd__image__subcmd__df"
+                ;;
+            microagent__subcmd__help__subcmd__image,export)
+                cmd="microagent__subcmd__help__subcmd__image__subcmd__export"
+                ;;
             microagent__subcmd__help__subcmd__image,inspect)
                 cmd="microagent__subcmd__help__subcmd__image__subcmd__inspect"
                 ;;
             microagent__subcmd__help__subcmd__image,list)
                 cmd="microagent__subcmd__help__subcmd__image__subcmd__list"
                 ;;
+            microagent__subcmd__help__subcmd__image,prune)
+                cmd="microagent__subcmd__help__subcmd__image__subcmd__prune"
+                ;;
             microagent__subcmd__help__subcmd__image,pull)
                 cmd="microagent__subcmd__help__subcmd__image__subcmd__pull"
                 ;;
+            microagent__subcmd__help__subcmd__image,push)
+                cmd="microagent__subcmd__help__subcmd__image__subcmd__push"
+                ;;
             microagent__subcmd__help__subcmd__image,remove)
                 cmd="microagent__subcmd__help__subcmd__image__subcmd__remove"
+                ;;
+            microagent__subcmd__help__subcmd__image,tag)
+                cmd="microagent__subcmd__help__subcmd__image__subcmd__tag"
                 ;;
             microagent__subcmd__help__subcmd__kernel,build)
                 cmd="microagent__subcmd__help__subcmd__kernel__subcmd__build"
@@ -181,6 +196,12 @@ _microagent() {
             microagent__subcmd__help__subcmd__supervisor,conformance)
                 cmd="microagent__subcmd__help__subcmd__supervisor__subcmd__conformance"
                 ;;
+            microagent__subcmd__image,df)
+                cmd="microagent__subcmd__image__subcmd__df"
+                ;;
+            microagent__subcmd__image,export)
+                cmd="microagent__subcmd__image__subcmd__export"
+                ;;
             microagent__subcmd__image,help)
                 cmd="microagent__subcmd__image__subcmd__help"
                 ;;
@@ -193,14 +214,29 @@ _microagent() {
             microagent__subcmd__image,ls)
                 cmd="microagent__subcmd__image__subcmd__list"
                 ;;
+            microagent__subcmd__image,prune)
+                cmd="microagent__subcmd__image__subcmd__prune"
+                ;;
             microagent__subcmd__image,pull)
                 cmd="microagent__subcmd__image__subcmd__pull"
+                ;;
+            microagent__subcmd__image,push)
+                cmd="microagent__subcmd__image__subcmd__push"
                 ;;
             microagent__subcmd__image,remove)
                 cmd="microagent__subcmd__image__subcmd__remove"
                 ;;
             microagent__subcmd__image,rm)
                 cmd="microagent__subcmd__image__subcmd__remove"
+                ;;
+            microagent__subcmd__image,tag)
+                cmd="microagent__subcmd__image__subcmd__tag"
+                ;;
+            microagent__subcmd__image__subcmd__help,df)
+                cmd="microagent__subcmd__image__subcmd__help__subcmd__df"
+                ;;
+            microagent__subcmd__image__subcmd__help,export)
+                cmd="microagent__subcmd__image__subcmd__help__subcmd__export"
                 ;;
             microagent__subcmd__image__subcmd__help,help)
                 cmd="microagent__subcmd__image__subcmd__help__subcmd__help"
@@ -211,11 +247,20 @@ _microagent() {
             microagent__subcmd__image__subcmd__help,list)
                 cmd="microagent__subcmd__image__subcmd__help__subcmd__list"
                 ;;
+            microagent__subcmd__image__subcmd__help,prune)
+                cmd="microagent__subcmd__image__subcmd__help__subcmd__prune"
+                ;;
             microagent__subcmd__image__subcmd__help,pull)
                 cmd="microagent__subcmd__image__subcmd__help__subcmd__pull"
                 ;;
+            microagent__subcmd__image__subcmd__help,push)
+                cmd="microagent__subcmd__image__subcmd__help__subcmd__push"
+                ;;
             microagent__subcmd__image__subcmd__help,remove)
                 cmd="microagent__subcmd__image__subcmd__help__subcmd__remove"
+                ;;
+            microagent__subcmd__image__subcmd__help,tag)
+                cmd="microagent__subcmd__image__subcmd__help__subcmd__tag"
                 ;;
             microagent__subcmd__kernel,build)
                 cmd="microagent__subcmd__kernel__subcmd__build"
@@ -938,8 +983,36 @@ _microagent() {
             return 0
             ;;
         microagent__subcmd__help__subcmd__image)
-            opts="pull list inspect remove"
+            opts="pull list df inspect tag remove prune export push"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__help__subcmd__image__subcmd__df)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__help__subcmd__image__subcmd__export)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -979,6 +1052,20 @@ _microagent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        microagent__subcmd__help__subcmd__image__subcmd__prune)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         microagent__subcmd__help__subcmd__image__subcmd__pull)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
@@ -993,7 +1080,35 @@ _microagent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        microagent__subcmd__help__subcmd__image__subcmd__push)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         microagent__subcmd__help__subcmd__image__subcmd__remove)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__help__subcmd__image__subcmd__tag)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1232,7 +1347,7 @@ _microagent() {
             return 0
             ;;
         microagent__subcmd__image)
-            opts="-n -v -h --state-dir --cache-dir --namespace --verbose --help pull list ls inspect remove rm help"
+            opts="-n -v -h --state-dir --cache-dir --namespace --verbose --help pull list ls df inspect tag remove rm prune export push help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1261,9 +1376,109 @@ _microagent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        microagent__subcmd__image__subcmd__help)
-            opts="pull list inspect remove help"
+        microagent__subcmd__image__subcmd__df)
+            opts="-o -n -v -h --output --state-dir --cache-dir --namespace --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --output)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__image__subcmd__export)
+            opts="-n -v -h --platform --state-dir --cache-dir --namespace --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --platform)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__image__subcmd__help)
+            opts="pull list df inspect tag remove prune export push help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__image__subcmd__help__subcmd__df)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__image__subcmd__help__subcmd__export)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -1317,6 +1532,20 @@ _microagent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        microagent__subcmd__image__subcmd__help__subcmd__prune)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         microagent__subcmd__image__subcmd__help__subcmd__pull)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
@@ -1331,7 +1560,35 @@ _microagent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        microagent__subcmd__image__subcmd__help__subcmd__push)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         microagent__subcmd__image__subcmd__help__subcmd__remove)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__image__subcmd__help__subcmd__tag)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1421,6 +1678,48 @@ _microagent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        microagent__subcmd__image__subcmd__prune)
+            opts="-a -o -n -v -h --all --older-than --dry-run --output --state-dir --cache-dir --namespace --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --older-than)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         microagent__subcmd__image__subcmd__pull)
             opts="-o -n -v -h --platform --output --state-dir --cache-dir --namespace --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -1463,7 +1762,83 @@ _microagent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        microagent__subcmd__image__subcmd__push)
+            opts="-o -n -v -h --platform --insecure-registry --output --state-dir --cache-dir --namespace --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --platform)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --insecure-registry)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table wide json yaml name" -- "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         microagent__subcmd__image__subcmd__remove)
+            opts="-f -n -v -h --force --state-dir --cache-dir --namespace --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        microagent__subcmd__image__subcmd__tag)
             opts="-n -v -h --state-dir --cache-dir --namespace --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
