@@ -55,7 +55,7 @@ impl Host {
                  else cp $KCONFIG_ALLCONFIG $out/.config; fi;;\n\
                  *vmlinux) echo \"$SOURCE_DATE_EPOCH $KBUILD_BUILD_TIMESTAMP ${{CFLAGS:-}}\" >> $here/builds\n\
                  [ ! -e $out/main.o ] || echo resumed >> $here/builds\n\
-                 echo '  CC      init/main.o'; mkdir -p $out/kernel; : > $out/main.o\n\
+                 mkdir -p $out/kernel; : > $out/main.o; echo '  CC      init/main.o'\n\
                  [ ! -e $here/slow ] || exec sleep 60\n\
                  [ ! -e $here/fail ] || {{ cat $here/fail >&2; exit 2; }}\n\
                  cp $here/vmlinux $out/vmlinux;;\nesac\n"
