@@ -9,7 +9,7 @@ use microagent_controller::{
 use microagent_images::{ImageReference, Store};
 use serde_json::json;
 
-use super::{Interrupt, image::whole, signal_code};
+use super::{image::whole, signal_code, with_bars};
 use crate::{
     context::Context,
     failure::{Failure, Result},
@@ -44,21 +44,12 @@ pub(crate) struct Args {
 pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
     let key = context.key(&args.name)?;
     let format = args.output.output;
-    let bars = Arc::new(Bars::new());
-    let mut interrupt = Interrupt::listen()?;
-    let (paths, wanted, shown) = (context.paths.clone(), key.clone(), Arc::clone(&bars));
-    let work = tokio::task::spawn_blocking(move || make(&paths, &wanted, &args, &shown));
-    tokio::pin!(work);
-    let made = tokio::select! {
-        made = &mut work => made,
-        number = interrupt.next() => {
-            bars.cancel();
-            let _ = work.await;
-            bars.clear();
-            return Ok(signal_code(number));
-        }
+    let (paths, wanted) = (context.paths.clone(), key.clone());
+    let work = |bars: Arc<Bars>| tokio::task::spawn_blocking(move || make(&paths, &wanted, &args, &bars));
+    let made = match with_bars(work).await? {
+        Ok(made) => made,
+        Err(number) => return Ok(signal_code(number)),
     };
-    bars.clear();
     let Committed { image, contents } = made?.map_err(|error| failure(&key, error))?;
     let mut value = whole(&image);
     value["layer"] =

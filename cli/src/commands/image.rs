@@ -14,11 +14,11 @@ use microagent_images::{
 };
 use serde_json::{Value, json};
 
-use super::{Interrupt, duration, signal_code};
+use super::{duration, signal_code, with_bars};
 use crate::{
     context::Context,
     failure::{Failure, Result},
-    output::{self, Format, OutputArgs, progress::Bars},
+    output::{self, Format, OutputArgs},
 };
 
 /// The images on this host
@@ -143,22 +143,10 @@ async fn shown<T, F>(work: impl FnOnce(Arc<dyn Progress>) -> F) -> Result<Result
 where
     F: Future<Output = Result<T, Error>>,
 {
-    let bars = Arc::new(Bars::new());
-    let mut interrupt = Interrupt::listen()?;
-    let work = work(Arc::clone(&bars) as _);
-    tokio::pin!(work);
-    let ended = tokio::select! {
-        ended = &mut work => ended,
-        number = interrupt.next() => {
-            // What has come so far stays, and the next attempt goes on from there.
-            bars.cancel();
-            let _ = work.await;
-            bars.clear();
-            return Ok(Err(signal_code(number)));
-        }
-    };
-    bars.clear();
-    ended.map(Ok).map_err(failure)
+    match with_bars(|bars| work(bars)).await? {
+        Ok(ended) => ended.map(Ok).map_err(failure),
+        Err(number) => Ok(Err(signal_code(number))),
+    }
 }
 
 /// What a person reads of an error, with its code, and whether the same may succeed later.

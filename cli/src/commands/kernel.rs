@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use jiff::Timestamp;
@@ -12,11 +11,11 @@ use microagent_base::Progress;
 use microagent_kernel::{Fragment, Kernel, KernelSource, KernelStore, Need, Purpose, Recipe, Verification};
 use serde_json::{Value, json};
 
-use super::{Interrupt, signal_code};
+use super::{signal_code, with_bars};
 use crate::{
     context::Context,
     failure::{FAILED, Failure, Result},
-    output::{self, Format, OutputArgs, human, progress::Bars, table::Table},
+    output::{self, Format, OutputArgs, human, table::Table},
 };
 
 /// The kernels on this host
@@ -155,21 +154,10 @@ async fn build(store: KernelStore, recipe: Recipe, version: Option<String>, form
 async fn long<T: Send + 'static>(
     work: impl FnOnce(&dyn Progress) -> microagent_kernel::Result<T> + Send + 'static,
 ) -> Result<Result<T, i32>> {
-    let bars = Arc::new(Bars::new());
-    let mut interrupt = Interrupt::listen()?;
-    let progress = Arc::clone(&bars);
-    let mut work = tokio::task::spawn_blocking(move || work(&*progress));
-    let ended = tokio::select! {
-        ended = &mut work => ended?,
-        number = interrupt.next() => {
-            bars.cancel();
-            let _ = work.await;
-            bars.clear();
-            return Ok(Err(number));
-        }
-    };
-    bars.clear();
-    ended.map(Ok).map_err(told)
+    match with_bars(|bars| tokio::task::spawn_blocking(move || work(&*bars))).await? {
+        Ok(ended) => ended?.map(Ok).map_err(told),
+        Err(number) => Ok(Err(number)),
+    }
 }
 
 fn told(error: microagent_kernel::Error) -> Failure {

@@ -22,7 +22,7 @@ pub(crate) mod up;
 pub(crate) mod version;
 pub(crate) mod wait;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -30,7 +30,7 @@ use crate::{
     cli::{Cli, Command},
     context::Context,
     failure::{FAILED, Failure, Result},
-    output,
+    output::{self, progress::Bars},
 };
 
 /// Runs a command line and gives the exit code.
@@ -106,6 +106,25 @@ impl Interrupt {
         };
         kind.as_raw_value()
     }
+}
+
+/// Does work and shows with bars how far it is, until it ends or a signal ends it: then the number of the signal. The work is then told
+/// to end, and has ended when this returns; what has come of it so far stays, and the next attempt goes on from there.
+pub(crate) async fn with_bars<T, F: Future<Output = T>>(work: impl FnOnce(Arc<Bars>) -> F) -> Result<Result<T, i32>> {
+    let bars = Arc::new(Bars::new());
+    let mut interrupt = Interrupt::listen()?;
+    let work = work(Arc::clone(&bars));
+    tokio::pin!(work);
+    let ended = tokio::select! {
+        ended = &mut work => Ok(ended),
+        number = interrupt.next() => {
+            bars.cancel();
+            let _ = work.await;
+            Err(number)
+        }
+    };
+    bars.clear();
+    Ok(ended)
 }
 
 /// Reads a duration as kubectl does: `30s`, `5m`, `1h30m`, `500ms`, or seconds.

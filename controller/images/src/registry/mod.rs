@@ -18,7 +18,7 @@ use std::{
 
 use microagent_base::Digest;
 use reqwest::{
-    Certificate, Client, ClientBuilder, Response, StatusCode, Url,
+    Certificate, Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE, RETRY_AFTER},
     redirect::{Attempt, Policy},
 };
@@ -160,24 +160,40 @@ impl Registry {
         self.unreachable(what, error)
     }
 
-    /// Sends a request, answering the registry's challenge once.
     async fn get(&self, path: &str, accept: &str, offset: u64, what: &str) -> Result<Response> {
-        let url = self
-            .base
+        let url = self.url(path, what)?;
+        let make = || {
+            let request = self.http.get(url.clone()).header(ACCEPT, accept);
+            if offset > 0 { request.header(RANGE, format!("bytes={offset}-")) } else { request }
+        };
+        self.send(what, make).await
+    }
+
+    fn url(&self, path: &str, what: &str) -> Result<Url> {
+        self.base
             .join(&format!("{}/{path}", self.repository))
-            .map_err(|e| self.invalid(what, &format!("no URL can be made: {e}")))?;
+            .map_err(|e| self.invalid(what, &format!("no URL can be made: {e}")))
+    }
+
+    /// Adds what the registry is to know us by, where the request goes to the registry itself.
+    fn authorized(&self, request: RequestBuilder, url: &Url) -> RequestBuilder {
+        let authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match authorization.filter(|_| url.origin() == self.base.origin()) {
+            Some(value) => request.header(AUTHORIZATION, value),
+            None => request,
+        }
+    }
+
+    /// Sends a request that can be made again, answering the registry's challenge once.
+    async fn send(&self, what: &str, make: impl Fn() -> RequestBuilder) -> Result<Response> {
         let mut answered = false;
         loop {
-            let mut request = self.http.get(url.clone()).header(ACCEPT, accept);
-            if offset > 0 {
-                request = request.header(RANGE, format!("bytes={offset}-"));
-            }
-            let authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if let Some(value) = authorization {
-                request = request.header(AUTHORIZATION, value);
-            }
+            let (client, request) = make().build_split();
+            let request = request.map_err(|e| self.unreachable(what, e))?;
+            let url = request.url().clone();
+            let request = self.authorized(RequestBuilder::from_parts(client, request), &url);
             let response = request.send().await.map_err(|e| self.unreachable(what, e))?;
-            // A storage server behind a redirect gets no say in where credentials go.
+            // Another host that was redirected to, or uploaded to, gets no say in where credentials go.
             let own = response.url().origin() == self.base.origin();
             if response.status() != StatusCode::UNAUTHORIZED || answered || !own {
                 return Ok(response);

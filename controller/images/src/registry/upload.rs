@@ -16,8 +16,8 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use microagent_base::Digest;
 use reqwest::{
-    Body, RequestBuilder, Response, StatusCode, Url,
-    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE},
+    Body, Response, StatusCode, Url,
+    header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE},
 };
 use tokio::sync::mpsc;
 
@@ -211,41 +211,6 @@ impl Registry {
             "https" => Ok(url),
             "http" if self.base.scheme() == "http" => Ok(url),
             scheme => Err(self.invalid(what, &format!("it sends the upload to an unencrypted place ({scheme})"))),
-        }
-    }
-
-    fn url(&self, path: &str, what: &str) -> Result<Url> {
-        self.base
-            .join(&format!("{}/{path}", self.repository))
-            .map_err(|e| self.invalid(what, &format!("no URL can be made: {e}")))
-    }
-
-    /// Adds what the registry is to know us by, where the request goes to the registry itself.
-    fn authorized(&self, request: RequestBuilder, url: &Url) -> RequestBuilder {
-        let authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match authorization.filter(|_| url.origin() == self.base.origin()) {
-            Some(value) => request.header(AUTHORIZATION, value),
-            None => request,
-        }
-    }
-
-    /// Sends a request that can be made again, answering the registry's challenge once.
-    async fn send(&self, what: &str, make: impl Fn() -> RequestBuilder) -> Result<Response> {
-        let mut answered = false;
-        loop {
-            let (client, request) = make().build_split();
-            let request = request.map_err(|e| self.unreachable(what, e))?;
-            let url = request.url().clone();
-            let request = self.authorized(RequestBuilder::from_parts(client, request), &url);
-            let response = request.send().await.map_err(|e| self.unreachable(what, e))?;
-            // Another host that was redirected to, or uploaded to, gets no say in where credentials go.
-            let own = response.url().origin() == self.base.origin();
-            if response.status() != StatusCode::UNAUTHORIZED || answered || !own {
-                return Ok(response);
-            }
-            answered = true;
-            let Some(value) = auth::answer(self, response.headers(), what).await? else { return Ok(response) };
-            *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
         }
     }
 
