@@ -47,7 +47,10 @@ async fn one_of_many_takes_it_and_the_next_one_waits_for_its_end() {
     // Killed: what it held ends by itself, and then another has it.
     running.abort();
     let mut third = keeper("c");
-    third.take().await.expect("a silent holder gives way");
+    // What it was writing when it was killed may still come, and is then a sign of life.
+    if third.take().await.is_err() {
+        third.take().await.expect("a silent holder gives way");
+    }
     assert!(!held.now() && third.held().now());
 
     // Given back: the next one has it at once.
