@@ -3,11 +3,11 @@
 //! Read anew for every pull, so that a change needs no restart.
 
 use std::{
-    fs::File,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
 };
 
+use microagent_base::bounded;
 use microagent_crds::yaml;
 use microagent_images::Registries;
 
@@ -58,15 +58,11 @@ pub fn registries() -> Result<Registries, RegistriesError> {
 
 fn read(path: &Path, required: bool) -> Result<Registries, RegistriesError> {
     let unusable = |position, why: String| RegistriesError { path: path.display().to_string(), position, why };
-    let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)) {
-        Ok(_) => {}
+    let bytes = match bounded::read(path, MAX_FILE) {
+        Ok(bytes) => bytes,
         Err(e) if e.kind() == io::ErrorKind::NotFound && !required => return Ok(Registries::default()),
         Err(e) => return Err(unusable(None, e.to_string())),
-    }
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(unusable(None, "it is larger than 256 KiB".to_owned()));
-    }
+    };
     let text = String::from_utf8(bytes).map_err(|e| unusable(None, e.to_string()))?;
     yaml::from_str(&text).map_err(|e| unusable(e.position, e.message))
 }
@@ -95,6 +91,6 @@ mod tests {
             assert!(error.contains(why) && error.contains("registries.yaml"), "{error}");
         }
         std::fs::write(&path, vec![b' '; 300 << 10]).unwrap();
-        assert!(read(&path, false).unwrap_err().to_string().contains("256 KiB"));
+        assert!(read(&path, false).unwrap_err().to_string().contains("more than 262144 bytes"));
     }
 }

@@ -1,9 +1,10 @@
 //! The user's logins to registries, in the form of the Docker config file: also what a Kubernetes pull secret of
 //! type `kubernetes.io/dockerconfigjson` holds.
 
-use std::{env, fmt, fs, path::PathBuf};
+use std::{env, fmt, path::PathBuf};
 
 use docker_credential::{CredentialRetrievalError, DockerCredential, get_credential_from_reader};
+use microagent_base::bounded;
 use serde_json::Value;
 
 use crate::{Error, Result};
@@ -86,7 +87,7 @@ impl Credentials {
         for source in &self.sources {
             let (origin, bytes) = match source {
                 Source::Secret { origin, json } => (origin.clone(), json.clone()),
-                Source::File(path) => match read(path) {
+                Source::File(path) => match bounded::read(path, MAX_FILE) {
                     Ok(bytes) => (path.display().to_string(), bytes),
                     Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
                     Err(e) => return Err(unreadable(registry, &path.display().to_string(), &e.to_string())),
@@ -156,16 +157,6 @@ impl From<DockerCredential> for Login {
     }
 }
 
-fn read(path: &PathBuf) -> std::io::Result<Vec<u8>> {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(std::io::Error::other("it is larger than 1 MiB"));
-    }
-    Ok(bytes)
-}
-
 fn unreadable(registry: &str, origin: &str, why: &str) -> Error {
     Error::CredentialsUnreadable { registry: registry.to_owned(), origin: origin.to_owned(), why: why.to_owned() }
 }
@@ -191,6 +182,8 @@ fn servers(config: &Value, registry: &str, repository: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;

@@ -1,11 +1,11 @@
 //! Runs a program of the host: bounded output, each line seen as it comes, ended with all that it started when cancelled.
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader, Read},
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc::{self, RecvTimeoutError, Sender},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
     thread,
     time::{Duration, Instant},
 };
@@ -49,10 +49,10 @@ pub(crate) fn run(
     mut command: Command,
     program: &Path,
     progress: &dyn Progress,
-    mut line: impl FnMut(Stream, &str),
+    line: impl FnMut(Stream, &str),
 ) -> Result<Output> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut child = command.spawn().map_err(io_error("start", program))?;
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = start(command, program)?;
     let (sender, lines) = mpsc::channel();
     if let Some(stdout) = child.stdout.take() {
         forward(stdout, Stream::Stdout, sender.clone());
@@ -60,6 +60,39 @@ pub(crate) fn run(
     if let Some(stderr) = child.stderr.take() {
         forward(stderr, Stream::Stderr, sender);
     }
+    follow(child, program, &lines, progress, line)
+}
+
+/// As [`run`], with all that is printed as one stream, that of standard output: its lines come in the order in which they were printed.
+///
+/// # Errors
+/// As those of [`run`].
+pub(crate) fn run_as_one(
+    mut command: Command,
+    program: &Path,
+    progress: &dyn Progress,
+    mut line: impl FnMut(&str),
+) -> Result<Output> {
+    let (reader, writer) = io::pipe().map_err(io_error("make a pipe for", program))?;
+    command.stdout(writer.try_clone().map_err(io_error("make a pipe for", program))?).stderr(writer);
+    let child = start(command, program)?;
+    let (sender, lines) = mpsc::channel();
+    forward(reader, Stream::Stdout, sender);
+    follow(child, program, &lines, progress, |_, text| line(text))
+}
+
+/// Starts the program. The command goes, and with it its ends of pipes.
+fn start(mut command: Command, program: &Path) -> Result<Child> {
+    command.stdin(Stdio::null()).process_group(0).spawn().map_err(io_error("start", program))
+}
+
+fn follow(
+    mut child: Child,
+    program: &Path,
+    lines: &Receiver<(Stream, String)>,
+    progress: &dyn Progress,
+    mut line: impl FnMut(Stream, &str),
+) -> Result<Output> {
     let mut stdout = String::new();
     let mut last: Vec<String> = Vec::new();
     loop {
@@ -141,6 +174,16 @@ mod tests {
         assert_eq!(output.last.first().map(String::as_str), Some("line 2"));
         let output = run(shell("echo bad >&2"), Path::new("sh"), &Silent, |_, _| ()).unwrap();
         assert_eq!((output.stdout.as_str(), output.last), ("", vec!["bad".to_owned()]));
+    }
+
+    #[test]
+    fn what_is_read_as_one_comes_in_its_order() {
+        let script = "for n in 1 2 3 4 5 6 7 8 9; do echo out $n; echo err $n >&2; done";
+        let mut lines = Vec::new();
+        let output = run_as_one(shell(script), Path::new("sh"), &Silent, |text| lines.push(text.to_owned())).unwrap();
+        assert!(output.status.success());
+        let expected: Vec<String> = (1..=9).flat_map(|n| [format!("out {n}"), format!("err {n}")]).collect();
+        assert_eq!(lines, expected);
     }
 
     #[test]

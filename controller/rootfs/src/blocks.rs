@@ -1,6 +1,6 @@
 //! Writes file contents straight to their final blocks.
 
-use crate::{early::Disk, error::LayerError, ext4::BLOCK, limits::Budget, stripes::Stripes};
+use crate::{error::LayerError, ext4::BLOCK, flush::Disk, limits::Budget, stripes::Stripes};
 
 /// The grain of holes: this much zero content, on its own boundary, takes no space. Smaller would break files into
 /// many extents, larger would miss the zero runs inside databases and disk images.
@@ -157,7 +157,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
-    use crate::{early, limits::Limits};
+    use crate::{flush, limits::Limits};
 
     fn put(blocks: &mut Blocks<'_>, offset: u64, bytes: &[u8]) {
         let mut done = 0;
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn contents_land_in_their_blocks_and_zero_chunks_take_none() {
         let file = tempfile::tempfile().unwrap();
-        let (disk, _flusher) = early::pair(&file);
+        let (disk, _flusher) = flush::pair(&file);
         let stripes = Stripes::new(8, [0]);
         let budget = Budget::new(Limits::default());
         let mut blocks = Blocks::new(&disk, &stripes, 0, &budget);
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn a_layer_that_outgrows_its_stripe_goes_on_in_the_next() {
         let file = tempfile::tempfile().unwrap();
-        let (disk, _flusher) = early::pair(&file);
+        let (disk, _flusher) = flush::pair(&file);
         let stripes = Stripes::new(8, [0, 0]);
         let budget = Budget::new(Limits::default());
         let mut blocks = Blocks::new(&disk, &stripes, 0, &budget);

@@ -20,9 +20,9 @@ use rustix::{
 use crate::{
     arrivals::{AllThere, Arrivals},
     compress::Meter,
-    early::{self, Disk},
     error::{Error, LayerError, LayerName},
     ext4::BLOCK,
+    flush::{self, Disk},
     image::{self, Identity},
     layer::{Index, Meta, Time, unpack},
     layout::FIRST_DATA_BLOCK,
@@ -165,7 +165,7 @@ fn unpack_all(
     // Taken from the end where all are there: the largest first, so that no long one is left over for a single thread.
     waiting.sort_by_key(|(_, layer)| layer.size);
     let waiting = Mutex::new(waiting);
-    let (disk, flusher) = early::pair(out);
+    let (disk, flusher) = flush::pair(out);
     let results = Mutex::new((0..count).map(|_| None).collect::<Vec<Option<Result<Index, LayerError>>>>());
 
     let work = |disk: &Disk<'_>| {

@@ -93,7 +93,8 @@ impl Groups {
                 Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < until => {
                     thread::sleep(EMPTY_LOOK)
                 }
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                // Also where nothing can be removed: what is not there is removed.
+                Err(e) if e.kind() != io::ErrorKind::NotFound && fs::symlink_metadata(&dir).is_ok() => {
                     let message = format!("cannot remove the control group {}: {e}", dir.display());
                     return Err(ErrorBody::new(ErrorCode::Host, message));
                 }

@@ -1,7 +1,8 @@
 //! Certificates that a registry of this host's own is known by.
 
-use std::{fs::File, io::Read, path::Path};
+use std::path::Path;
 
+use microagent_base::bounded;
 use reqwest::Certificate;
 
 use crate::{Error, Result};
@@ -12,12 +13,7 @@ const MAX_FILE: u64 = 1 << 20;
 /// The certificates of a file, at least one.
 pub(super) fn roots(registry: &str, path: &Path) -> Result<Vec<Certificate>> {
     let unusable = |why: String| Error::RegistrySettings { registry: registry.to_owned(), path: path.to_owned(), why };
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
-    read.map_err(|e| unusable(e.to_string()))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(unusable("it is larger than 1 MiB".to_owned()));
-    }
+    let bytes = bounded::read(path, MAX_FILE).map_err(|e| unusable(e.to_string()))?;
     let certificates = Certificate::from_pem_bundle(&bytes).map_err(|e| unusable(microagent_base::causes(&e)))?;
     if certificates.is_empty() {
         return Err(unusable("it holds no certificate in PEM".to_owned()));

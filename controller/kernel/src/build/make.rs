@@ -14,7 +14,7 @@ use super::tools::Tools;
 use crate::{
     arch::Arch,
     error::{Error, Result, io_error},
-    process::run,
+    process::run_as_one,
 };
 
 /// Whose builds these are, on whatever host: both stand in the kernel's banner.
@@ -92,7 +92,7 @@ impl Make<'_> {
         let log = File::options().create(true).append(true).open(self.log).map_err(io_error("open", self.log))?;
         let mut log = BufWriter::new(log);
         let mut full = false;
-        let output = run(command, program, progress, |_, text| {
+        let output = run_as_one(command, program, progress, |text| {
             // A log that cannot be written is no reason to end a build.
             let _ = writeln!(log, "{text}");
             full |= text.contains("No space left on device");

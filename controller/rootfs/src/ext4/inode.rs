@@ -11,10 +11,13 @@ pub(crate) mod kind {
     pub(crate) const BLOCK: u16 = 0o060_000;
     pub(crate) const FILE: u16 = 0o100_000;
     pub(crate) const SYMLINK: u16 = 0o120_000;
+    pub(crate) const SOCKET: u16 = 0o140_000;
 }
 
-const FLAG_INDEX: u32 = 0x1000;
-const FLAG_EXTENTS: u32 = 0x8_0000;
+/// The directory has a hash tree.
+pub(crate) const FLAG_INDEX: u32 = 0x1000;
+/// The block map is a tree of extents.
+pub(crate) const FLAG_EXTENTS: u32 = 0x8_0000;
 /// Bytes in use behind the first 128.
 const EXTRA: u16 = 32;
 /// Room for attributes behind that.

@@ -21,7 +21,7 @@ pub(crate) use dir::{Name, directory_blocks};
 pub(crate) use extent::ExtentTree;
 pub(crate) use group::{Group, INODE_ZEROED, descriptor_table};
 pub(crate) use htree::MAX_LEAVES;
-pub(crate) use inode::{Inode, Payload, kind};
+pub(crate) use inode::{FLAG_EXTENTS, FLAG_INDEX, Inode, Payload, kind};
 pub(crate) use journal::{journal_blocks, journal_superblock};
 pub(crate) use superblock::{Journal, SUPERBLOCK, Superblock};
 pub(crate) use xattr::{Xattr, acceptable_xattrs, attribute_block, inline_attributes};

@@ -1,12 +1,7 @@
 //! Directories. A hash tree's own blocks look like blocks without names to who reads one after the other, as here.
 
-use super::{
-    FileSystem,
-    error::ReadError,
-    inode::{FLAG_INDEX, Inode},
-    le16, le32,
-};
-use crate::ext4::checksum;
+use super::{FileSystem, error::ReadError, inode::Inode, le16, le32};
+use crate::ext4::{FLAG_INDEX, checksum};
 
 /// Bytes at the end of a block for its checksum, in the guise of an unused entry.
 const TAIL: usize = 12;

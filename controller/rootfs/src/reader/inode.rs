@@ -2,17 +2,13 @@
 
 use super::{error::ReadError, le16, le32, superblock::Superblock, wide};
 use crate::{
-    ext4::{checksum, inode_seed_of, kind},
+    ext4::{FLAG_EXTENTS, checksum, inode_seed_of, kind},
     layer::Time,
 };
 
-/// The directory has a hash tree.
-pub(super) const FLAG_INDEX: u32 = 0x1000;
-const FLAG_EXTENTS: u32 = 0x8_0000;
 /// What a file cannot be read with: compressed, encrypted, its value in another inode, its contents in the inode.
 const REFUSED: [(u32, &str); 4] =
     [(0x4, "compression"), (0x800, "encrypt"), (0x20_0000, "ea_inode"), (0x1000_0000, "inline_data")];
-const SOCKET: u16 = 0o140_000;
 /// Where the block map begins, and how long it is.
 const MAP: usize = 0x28;
 const MAP_LENGTH: usize = 60;
@@ -80,7 +76,7 @@ impl Inode {
             kind::CHAR => InodeKind::Char(device.0, device.1),
             kind::BLOCK => InodeKind::Block(device.0, device.1),
             kind::FIFO => InodeKind::Fifo,
-            SOCKET => InodeKind::Socket,
+            kind::SOCKET => InodeKind::Socket,
             _ => return bad("it has no file type that there is"),
         };
         let size = wide(le32(&bytes, 0x6c), le32(&bytes, 0x04));
